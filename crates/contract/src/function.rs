@@ -1,0 +1,292 @@
+//! A function as the processes of a node see it: checked once, when a message is decoded.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
+
+use crate::egress::{EgressRule, InvalidRule};
+use crate::proto;
+
+/// Which function: a UID for machines, a name for people.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FunctionKey {
+    /// UID of the Kubernetes object.
+    pub uid: String,
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Name of the object.
+    pub name: String,
+}
+
+impl std::fmt::Display for FunctionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Bounds of one function in one engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Linear memory of one instance, all its memories together, in bytes.
+    pub memory_bytes: NonZeroU64,
+    /// Wall-clock time of one call, to the last byte of its answer.
+    pub deadline: Duration,
+    /// Calls that run at once.
+    pub concurrency: NonZeroU32,
+    /// Calls that may wait for a place; the next one is refused.
+    pub queue_length: u32,
+    /// How long a call waits before it is refused.
+    pub queue_wait: Duration,
+    /// Bytes of one request body; a larger one is refused.
+    pub request_body_bytes: u64,
+}
+
+impl Default for Limits {
+    /// What a manifest without `limits` gets.
+    fn default() -> Self {
+        Self {
+            memory_bytes: NonZeroU64::new(64 << 20).expect("not zero"),
+            deadline: Duration::from_secs(30),
+            concurrency: NonZeroU32::new(100).expect("not zero"),
+            queue_length: 100,
+            queue_wait: Duration::from_secs(1),
+            request_body_bytes: 10 << 20,
+        }
+    }
+}
+
+/// What the function may touch. The default is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Hosts that may be called.
+    pub egress: Vec<EgressRule>,
+    /// Environment, in order; the names are unique.
+    pub env: Vec<(String, String)>,
+    /// Arguments of a command.
+    pub args: Vec<String>,
+}
+
+/// One function: who, how much, what it may touch, how many warm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// Who.
+    pub key: FunctionKey,
+    /// `metadata.generation` of the object; reports carry it back.
+    pub generation: i64,
+    /// How much.
+    pub limits: Limits,
+    /// What it may touch.
+    pub capabilities: Capabilities,
+    /// Warm instances to hold.
+    pub target: u32,
+}
+
+/// Why a message was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// A field that must be there is not.
+    #[error("field {0} is missing")]
+    Missing(&'static str),
+    /// A bound is zero, which would mean "never".
+    #[error("limit {0} is zero")]
+    Zero(&'static str),
+    /// An egress rule cannot be read.
+    #[error(transparent)]
+    Egress(#[from] InvalidRule),
+}
+
+impl TryFrom<proto::FunctionRef> for FunctionKey {
+    type Error = Invalid;
+
+    fn try_from(wire: proto::FunctionRef) -> Result<Self, Invalid> {
+        if wire.uid.is_empty() {
+            return Err(Invalid::Missing("ref.uid"));
+        }
+        Ok(Self {
+            uid: wire.uid,
+            namespace: wire.namespace,
+            name: wire.name,
+        })
+    }
+}
+
+impl From<FunctionKey> for proto::FunctionRef {
+    fn from(key: FunctionKey) -> Self {
+        Self {
+            namespace: key.namespace,
+            name: key.name,
+            uid: key.uid,
+        }
+    }
+}
+
+impl TryFrom<proto::Limits> for Limits {
+    type Error = Invalid;
+
+    fn try_from(wire: proto::Limits) -> Result<Self, Invalid> {
+        if wire.deadline_ms == 0 {
+            return Err(Invalid::Zero("deadline_ms"));
+        }
+        Ok(Self {
+            memory_bytes: NonZeroU64::new(wire.memory_bytes)
+                .ok_or(Invalid::Zero("memory_bytes"))?,
+            deadline: Duration::from_millis(wire.deadline_ms.into()),
+            concurrency: NonZeroU32::new(wire.concurrency).ok_or(Invalid::Zero("concurrency"))?,
+            queue_length: wire.queue_length,
+            queue_wait: Duration::from_millis(wire.queue_wait_ms.into()),
+            request_body_bytes: wire.request_body_bytes,
+        })
+    }
+}
+
+impl From<Limits> for proto::Limits {
+    fn from(limits: Limits) -> Self {
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        Self {
+            memory_bytes: limits.memory_bytes.get(),
+            deadline_ms: millis(limits.deadline),
+            concurrency: limits.concurrency.get(),
+            queue_length: limits.queue_length,
+            queue_wait_ms: millis(limits.queue_wait),
+            request_body_bytes: limits.request_body_bytes,
+        }
+    }
+}
+
+impl TryFrom<proto::Capabilities> for Capabilities {
+    type Error = Invalid;
+
+    fn try_from(wire: proto::Capabilities) -> Result<Self, Invalid> {
+        Ok(Self {
+            egress: wire
+                .egress
+                .iter()
+                .map(|rule| rule.parse())
+                .collect::<Result<_, _>>()?,
+            env: wire
+                .env
+                .into_iter()
+                .map(|var| (var.name, var.value))
+                .collect(),
+            args: wire.args,
+        })
+    }
+}
+
+impl From<Capabilities> for proto::Capabilities {
+    fn from(capabilities: Capabilities) -> Self {
+        Self {
+            egress: capabilities
+                .egress
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            env: capabilities
+                .env
+                .into_iter()
+                .map(|(name, value)| proto::EnvVar { name, value })
+                .collect(),
+            args: capabilities.args,
+        }
+    }
+}
+
+impl TryFrom<proto::Function> for Function {
+    type Error = Invalid;
+
+    fn try_from(wire: proto::Function) -> Result<Self, Invalid> {
+        Ok(Self {
+            key: wire.r#ref.ok_or(Invalid::Missing("ref"))?.try_into()?,
+            generation: wire.generation,
+            limits: wire.limits.ok_or(Invalid::Missing("limits"))?.try_into()?,
+            capabilities: wire.capabilities.unwrap_or_default().try_into()?,
+            target: wire.target,
+        })
+    }
+}
+
+impl From<Function> for proto::Function {
+    fn from(function: Function) -> Self {
+        Self {
+            r#ref: Some(function.key.into()),
+            generation: function.generation,
+            limits: Some(function.limits.into()),
+            capabilities: Some(function.capabilities.into()),
+            target: function.target,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_function() -> impl Strategy<Value = Function> {
+        let limits = (
+            1u64..,
+            1u32..,
+            1u32..,
+            any::<u32>(),
+            any::<u32>(),
+            any::<u64>(),
+        )
+            .prop_map(
+                |(memory, deadline, concurrency, queue, wait, body)| Limits {
+                    memory_bytes: NonZeroU64::new(memory).unwrap(),
+                    deadline: Duration::from_millis(deadline.into()),
+                    concurrency: NonZeroU32::new(concurrency).unwrap(),
+                    queue_length: queue,
+                    queue_wait: Duration::from_millis(wait.into()),
+                    request_body_bytes: body,
+                },
+            );
+        let env = prop::collection::vec(("[A-Z]{1,8}", ".{0,16}"), 0..4);
+        let egress = prop::collection::vec("[a-z]{1,8}(\\.[a-z]{2,3})?:[1-9][0-9]{0,3}", 0..4);
+        (
+            "[a-z0-9-]{1,36}",
+            "[a-z]{1,8}",
+            "[a-z]{1,8}",
+            any::<i64>(),
+            limits,
+            env,
+            egress,
+            any::<u32>(),
+        )
+            .prop_map(
+                |(uid, namespace, name, generation, limits, env, egress, target)| Function {
+                    key: FunctionKey {
+                        uid,
+                        namespace,
+                        name,
+                    },
+                    generation,
+                    limits,
+                    capabilities: Capabilities {
+                        egress: egress.iter().map(|rule| rule.parse().unwrap()).collect(),
+                        env,
+                        args: Vec::new(),
+                    },
+                    target,
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_and_decoding_agree(function in any_function()) {
+            let bytes = prost::Message::encode_to_vec(&proto::Function::from(function.clone()));
+            let wire: proto::Function = prost::Message::decode(bytes.as_slice()).unwrap();
+            prop_assert_eq!(Function::try_from(wire).unwrap(), function);
+        }
+    }
+
+    #[test]
+    fn zero_and_missing_are_named() {
+        let limits = proto::Limits::default();
+        assert_eq!(Limits::try_from(limits), Err(Invalid::Zero("deadline_ms")));
+        assert_eq!(
+            Function::try_from(proto::Function::default()),
+            Err(Invalid::Missing("ref"))
+        );
+    }
+}

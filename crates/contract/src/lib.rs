@@ -1,0 +1,50 @@
+//! What operator, shim and engine say to each other: the only wire types of Hearth.
+//!
+//! The wire format is protobuf ([`proto`], generated from `proto/`). Decode once, at the edge: [`function`] holds
+//! the checked forms that the rest of a process works with. [`channel`] carries engine messages together with file
+//! descriptors; the operator's stream is gRPC (feature `stream`).
+
+pub mod channel;
+pub mod egress;
+pub mod function;
+pub mod outcome;
+
+/// The generated messages (and, with the feature `stream`, the gRPC client and server).
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    unreachable_pub,
+    reason = "generated; documented in the .proto files"
+)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/hearth.v1.rs"));
+}
+
+pub use function::{Function, FunctionKey, Invalid, Limits};
+pub use outcome::{FailureReason, Outcome, StartKind};
+
+/// Version of the operator's stream. Raised when an older peer would misunderstand a message; added fields do not
+/// raise it.
+pub const STREAM_PROTOCOL: u32 = 1;
+
+/// Audience of the projected ServiceAccount token with which a pool pod's shim proves which pod it serves.
+pub const STREAM_AUDIENCE: &str = "hearth.dev/stream";
+
+/// Environment variables with which the operator tells the shim that a container is a pool, and where to dial.
+pub mod pool_env {
+    /// `https://ADDRESS:PORT` of the operator's stream.
+    pub const STREAM: &str = "HEARTH_STREAM";
+    /// DNS name that the stream's certificate carries.
+    pub const STREAM_NAME: &str = "HEARTH_STREAM_NAME";
+    /// PEM certificate of the authority that signs the stream's certificate.
+    pub const STREAM_CA: &str = "HEARTH_STREAM_CA";
+    /// Path, in the container, of the projected token.
+    pub const TOKEN_PATH: &str = "HEARTH_TOKEN_PATH";
+}
+
+/// Port in a pool pod's network namespace on which the engine answers `/metrics`.
+pub const METRICS_PORT: u16 = 9464;
+
+/// Ports of functions in a pool pod: the operator hands out one per function.
+pub const FUNCTION_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
