@@ -14,7 +14,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 
 /// Largest message, in bytes.
 pub const PACKET_BYTES: usize = 128 << 10;
@@ -24,7 +24,8 @@ pub const PACKET_DESCRIPTORS: usize = 8;
 /// One end of the pair.
 #[derive(Debug)]
 pub struct Channel {
-    socket: AsyncFd<OwnedFd>,
+    // Only for its registration with the runtime: packets go through sendmsg and recvmsg, which keep their borders.
+    socket: UnixStream,
 }
 
 /// Makes a connected pair. The second end is meant for a child process: it is close-on-exec like the first, so it
@@ -42,12 +43,10 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 impl Channel {
     /// Takes one end. Needs a tokio runtime. The descriptor is made non-blocking.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
         Ok(Self {
-            socket: AsyncFd::register_with_interest(
-                socket,
-                Interest::READABLE | Interest::WRITABLE,
-            )?,
+            socket: UnixStream::from_std(socket)?,
         })
     }
 
@@ -69,7 +68,7 @@ impl Channel {
             ));
         }
         self.socket
-            .async_io(Interest::WRITABLE, |socket| {
+            .async_io(Interest::WRITABLE, || {
                 let mut space =
                     [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_DESCRIPTORS))];
                 let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -81,7 +80,7 @@ impl Channel {
                     ));
                 }
                 rustix::net::sendmsg(
-                    socket.as_fd(),
+                    self.socket.as_fd(),
                     &[IoSlice::new(&bytes)],
                     &mut ancillary,
                     SendFlags::NOSIGNAL,
@@ -98,12 +97,12 @@ impl Channel {
     pub async fn receive<M: Message + Default>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
         let mut buffer = vec![0; PACKET_BYTES];
         self.socket
-            .async_io(Interest::READABLE, |socket| {
+            .async_io(Interest::READABLE, || {
                 let mut space =
                     [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_DESCRIPTORS))];
                 let mut ancillary = RecvAncillaryBuffer::new(&mut space);
                 let got = rustix::net::recvmsg(
-                    socket.as_fd(),
+                    self.socket.as_fd(),
                     &mut [IoSliceMut::new(&mut buffer)],
                     &mut ancillary,
                     RecvFlags::CMSG_CLOEXEC,
