@@ -1,0 +1,410 @@
+//! The cluster as a whole: up, and what tests and benches do with it.
+
+use std::fs;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::image::{Image, digest};
+use crate::layout::{self, Layout, MAX_NODES, NodeNumber};
+use crate::process::{Part, Record, log_path, log_tail, start, write_atomically};
+use crate::steps::Steps;
+use crate::wait::{Look, wait_for};
+use crate::{control_plane, dns, down, network, node, pki, registry, supervise, tools};
+
+/// What `up` made; written before anything else is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Number of nodes.
+    pub(crate) nodes: u32,
+    /// Digest of all programs and settings.
+    pub(crate) inputs: String,
+    /// Directories of the machine that were made to mount on.
+    pub(crate) mount_points: Vec<PathBuf>,
+    /// Whether it ever became ready.
+    pub(crate) is_complete: bool,
+}
+
+impl State {
+    pub(crate) fn read(layout: &Layout) -> Result<Option<Self>> {
+        let path = layout.state_file();
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is damaged: delete that directory", path.display()))
+                .map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    fn write(&self, layout: &Layout) -> Result<()> {
+        write_atomically(&layout.state_file(), &serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// What `up` is asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Number of nodes, from 1.
+    pub nodes: u32,
+    /// A program whose `supervise` command calls [`supervise::run`].
+    pub supervisor: PathBuf,
+}
+
+/// A cluster that is up.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    layout: Layout,
+    nodes: u32,
+}
+
+impl Cluster {
+    /// The cluster that `cargo xtask up` started.
+    pub fn open() -> Result<Self> {
+        Self::at(Layout::find()?)
+    }
+
+    /// The cluster of a directory.
+    pub fn at(layout: Layout) -> Result<Self> {
+        match State::read(&layout)? {
+            Some(state) if state.is_complete => Ok(Self { layout, nodes: state.nodes }),
+            _ => Err(anyhow!(
+                "no cluster in {}: start it with `cargo xtask up`",
+                layout.root().display()
+            )),
+        }
+    }
+
+    /// Starts a cluster, or completes the one that is there. One that was left half made, or was made with other settings, is
+    /// removed first.
+    pub fn up(layout: &Layout, options: &Options, steps: &Steps) -> Result<Self> {
+        ensure!(
+            (1..=MAX_NODES).contains(&options.nodes),
+            "{} nodes: choose 1 to {MAX_NODES}",
+            options.nodes
+        );
+        let inputs = inputs(layout, options.nodes)?;
+        let cluster = Self { layout: layout.clone(), nodes: options.nodes };
+        let state = State::read(layout)?;
+        let is_usable = state.is_some_and(|s| s.is_complete && s.inputs == inputs)
+            && (1..=options.nodes).all(|node| cluster.is_node_there(node));
+        if is_usable {
+            cluster.restart_ended(steps)?;
+        } else {
+            down::down(layout, steps)?;
+            cluster.create(options, inputs, steps)?;
+        }
+        cluster.wait_for_nodes()?;
+        Ok(cluster)
+    }
+
+    fn is_node_there(&self, node: NodeNumber) -> bool {
+        let supervisor = Record::read(&self.layout, Part::Supervisor(node));
+        network::exists(&layout::netns(node))
+            && matches!(supervisor, Ok(Some(record)) if record.is_alive())
+    }
+
+    fn restart_ended(&self, steps: &Steps) -> Result<()> {
+        for part in Part::all(self.nodes) {
+            if !self.is_running(part)? {
+                steps.step(format!("start {part} again"));
+                self.start(part)?;
+            }
+        }
+        self.wait_for_api_server()
+    }
+
+    fn create(&self, options: &Options, inputs: String, steps: &Steps) -> Result<()> {
+        let layout = &self.layout;
+        let missing = supervise::mount_points().filter(|path| !path.exists());
+        let mut state = State {
+            nodes: options.nodes,
+            inputs,
+            mount_points: missing.map(Path::to_owned).collect(),
+            is_complete: false,
+        };
+        state.write(layout)?;
+        for mount_point in supervise::mount_points() {
+            fs::create_dir_all(mount_point)
+                .with_context(|| format!("create {}", mount_point.display()))?;
+        }
+        steps.step("certificates and network");
+        pki::write(layout, options.nodes)?;
+        network::create(options.nodes)?;
+        steps.step("start etcd, registry, API server, controllers, scheduler");
+        control_plane::start_all(layout)?;
+        for number in 1..=options.nodes {
+            steps.step(format!("start {}: containerd, kubelet, kube-proxy", layout::node_name(number)));
+            node::start_node(layout, number, &options.supervisor)?;
+        }
+        dns::start_dns(layout)?;
+        self.wait_for_registry()?;
+        self.push_base_images()?;
+        steps.step("wait for the API server");
+        self.wait_for_api_server()?;
+        self.apply(&dns::manifests())?;
+        steps.step("wait for the nodes");
+        self.wait_for_nodes()?;
+        state.is_complete = true;
+        state.write(layout)
+    }
+
+    fn push_base_images(&self) -> Result<()> {
+        let busybox = busybox_image()?;
+        self.push_image("localhost:5000/busybox:1", &busybox)?;
+        self.push_image(layout::PAUSE_IMAGE, &pause_image()?)?;
+        Ok(())
+    }
+
+    fn wait_for_registry(&self) -> Result<()> {
+        wait_for("the registry", Duration::from_secs(30), Duration::from_millis(50), || {
+            match self.enter_netns(1, || registry::tagged(layout::PAUSE_IMAGE)) {
+                Ok(_) => Ok(Look::Done(())),
+                Err(error) => {
+                    Ok(Look::NotYet(format!("{error:#}\n{}", log_tail(&self.layout, Part::Registry))))
+                }
+            }
+        })
+    }
+
+    fn wait_for_api_server(&self) -> Result<()> {
+        wait_for("the API server", Duration::from_secs(120), Duration::from_millis(200), || {
+            match self.kubectl(["get", "--raw", "/readyz"]) {
+                Ok(_) => Ok(Look::Done(())),
+                Err(error) => {
+                    let tail = log_tail(&self.layout, Part::ApiServer);
+                    Ok(Look::NotYet(format!("{error:#}\n{tail}")))
+                }
+            }
+        })
+    }
+
+    fn wait_for_nodes(&self) -> Result<()> {
+        let jsonpath =
+            "jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Ready\")].status} {end}";
+        wait_for("the nodes to be Ready", Duration::from_secs(120), Duration::from_millis(300), || {
+            let states = self.kubectl(["get", "nodes", "--output", jsonpath])?;
+            let ready = states.split_whitespace().filter(|state| *state == "True").count();
+            Ok(match ready as u32 >= self.nodes {
+                true => Look::Done(()),
+                false => Look::NotYet(format!(
+                    "{ready} of {} are; kubelet's log ends with:\n{}",
+                    self.nodes,
+                    log_tail(&self.layout, Part::Kubelet(1))
+                )),
+            })
+        })
+    }
+
+    /// Directories, names and addresses.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Number of nodes.
+    pub fn nodes(&self) -> u32 {
+        self.nodes
+    }
+
+    /// The administrator's kubeconfig. It works from inside any node's network namespace.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.layout.kubeconfig("admin")
+    }
+
+    /// A node's address.
+    pub fn node_ip(&self, node: NodeNumber) -> Ipv4Addr {
+        layout::node_ip(node)
+    }
+
+    /// A node's directory on this machine; its own processes see it as [`layout::NODE_DIRECTORY`].
+    pub fn node_directory(&self, node: NodeNumber) -> PathBuf {
+        self.layout.node(node)
+    }
+
+    /// Runs a closure on a thread inside a node's network namespace.
+    pub fn enter_netns<T: Send>(
+        &self,
+        node: NodeNumber,
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        network::inside(&layout::netns(node), work)
+    }
+
+    /// A command that will run in a node's network namespace with `KUBECONFIG` and the cluster's programs on `PATH`.
+    pub fn command(&self, node: NodeNumber, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+        command
+            .arg(format!("--net={}", layout::netns_path(&layout::netns(node)).display()))
+            .arg("--")
+            .arg(program)
+            .env("PATH", format!("{}:{path}", self.layout.tools().display()))
+            .env("KUBECONFIG", self.kubeconfig())
+            .env(layout::DIRECTORY_VARIABLE, self.layout.root());
+        command
+    }
+
+    /// A command that will run in a node's network and mount namespaces, as an administrator on that machine.
+    pub fn command_on_node(
+        &self,
+        node: NodeNumber,
+        program: impl AsRef<std::ffi::OsStr>,
+    ) -> Result<Command> {
+        let supervisor = Record::read(&self.layout, Part::Supervisor(node))?
+            .with_context(|| format!("there is no node {node}"))?;
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", layout::netns_path(&layout::netns(node)).display()))
+            .arg(format!("--mount=/proc/{}/ns/mnt", supervisor.pid))
+            .arg("--")
+            .arg(program);
+        Ok(command)
+    }
+
+    /// Runs kubectl and returns what it prints.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub fn kubectl<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
+        self.kubectl_with_input(arguments, "")
+    }
+
+    /// Runs kubectl with standard input.
+    pub fn kubectl_with_input<'a>(
+        &self,
+        arguments: impl IntoIterator<Item = &'a str>,
+        input: &str,
+    ) -> Result<String> {
+        let arguments: Vec<&str> = arguments.into_iter().collect();
+        let output = self.kubectl_output(&arguments, input)?;
+        ensure!(
+            output.status.success(),
+            "kubectl {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs kubectl and returns everything, for tests of refusals.
+    pub fn kubectl_output(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        let mut child = self
+            .command(1, self.layout.tool("kubectl"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("run kubectl")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(input.as_bytes()) {
+                // It may end without reading; its status tells why.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    return Err(error).context("write to kubectl");
+                }
+                _ => drop(stdin),
+            }
+        }
+        child.wait_with_output().context("wait for kubectl")
+    }
+
+    /// `kubectl apply` of YAML, server-side.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        self.kubectl_with_input(["apply", "--server-side", "--filename", "-"], yaml)
+    }
+
+    /// Pushes an image under `localhost:5000/<repository>:<tag>`. Returns whether the name means another image now.
+    pub fn push_image(&self, name: &str, image: &Image) -> Result<bool> {
+        self.enter_netns(1, || registry::push(name, image))
+    }
+
+    /// Whether a part runs.
+    pub fn is_running(&self, part: Part) -> Result<bool> {
+        Ok(Record::read(&self.layout, part)?.is_some_and(|record| record.is_alive()))
+    }
+
+    /// The process id of a part that runs.
+    pub fn pid(&self, part: Part) -> Result<u32> {
+        let record = Record::read(&self.layout, part)?.filter(Record::is_alive);
+        Ok(record.with_context(|| format!("{part} does not run"))?.pid)
+    }
+
+    /// Ends a part and leaves it ended.
+    pub fn stop(&self, part: Part) -> Result<()> {
+        if let Part::Containerd(node) = part {
+            supervise::hold(&self.layout, node)?;
+        }
+        self.record(part)?.terminate(Duration::from_secs(20))
+    }
+
+    /// Kills a part with SIGKILL. A containerd is started again by its supervisor; others stay ended until [`Cluster::start`].
+    pub fn kill9(&self, part: Part) -> Result<()> {
+        self.record(part)?.kill()
+    }
+
+    /// Starts a part again, the way it was started first. Nothing happens where it runs.
+    pub fn start(&self, part: Part) -> Result<()> {
+        if let Part::Containerd(node) = part {
+            supervise::release(&self.layout, node)?;
+            return node::wait_for_containerd(&self.layout, node);
+        }
+        let record = self.record(part)?;
+        if !record.is_alive() {
+            start(&self.layout, part, record.launch)?;
+        }
+        Ok(())
+    }
+
+    /// The file that a part logs to.
+    pub fn log_path(&self, part: Part) -> PathBuf {
+        log_path(&self.layout, part)
+    }
+
+    fn record(&self, part: Part) -> Result<Record> {
+        Record::read(&self.layout, part)?
+            .with_context(|| format!("{part} was never started in this cluster"))
+    }
+}
+
+/// What must be the same for a running cluster to be used as it is.
+fn inputs(layout: &Layout, nodes: u32) -> Result<String> {
+    let mut text = tools::fingerprint(layout)?;
+    text += &format!("{nodes} {:?} {}", control_plane::launches(layout), dns::manifests());
+    for number in 1..=nodes {
+        text += &format!("{:?}", node::configuration(layout, number)?);
+    }
+    Ok(digest(text.as_bytes()))
+}
+
+/// The path of Debian's static busybox.
+const BUSYBOX: &str = "/bin/busybox";
+
+/// busybox with all its names: a shell and tools for test pods.
+fn busybox_image() -> Result<Image> {
+    let output = Command::new(BUSYBOX)
+        .arg("--list")
+        .output()
+        .context("run busybox: is the package busybox-static installed?")?;
+    let mut image = crate::image::ImageBuilder::default()
+        .program("/bin/busybox", Path::new(BUSYBOX))?
+        .directory("/tmp")
+        .directory("/etc")
+        .command(["sh"]);
+    for name in String::from_utf8_lossy(&output.stdout).lines().filter(|name| *name != "busybox") {
+        image = image.link(&format!("/bin/{name}"), "busybox");
+    }
+    image.build()
+}
+
+/// What a pod sandbox runs: it sleeps.
+fn pause_image() -> Result<Image> {
+    crate::image::ImageBuilder::default()
+        .program("/bin/busybox", Path::new(BUSYBOX))?
+        .entrypoint(["/bin/busybox", "sleep", "2147483647"])
+        .build()
+}

@@ -1,0 +1,94 @@
+//! `cargo xtask ci`: exactly what CI runs. It stops at the first step that fails, and removes the cluster that it started.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use hearth_cluster::{Layout, Steps, down, host, tools};
+
+use crate::images::Build;
+use crate::{bundles, codegen, directions, up};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Leave out the cluster: for a quick look before a commit
+    #[arg(long)]
+    no_cluster: bool,
+    /// Leave the cluster running
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs all steps.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let steps = Steps::default();
+    let layout = Layout::find()?;
+    let build = Build::new(layout.repository(), false)?;
+    checks(&layout, &build, &steps)?;
+    if !arguments.no_cluster {
+        let tested = on_cluster(&steps);
+        if !arguments.keep {
+            steps.step("down");
+            down::down(&layout, &steps)?;
+        }
+        tested?;
+    }
+    steps.step("ci: all steps passed");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
+    steps.step("fmt");
+    let mut fmt = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    run_command(fmt.args(["fmt", "--all", "--check"]).current_dir(build.repository()))?;
+    steps.step("dependency direction");
+    directions::check(build)?;
+    steps.step("clippy");
+    build.run(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
+    steps.step("guests");
+    bundles::build(build)?;
+    steps.step("unit tests");
+    // The tests of `hearth-e2e/tests` need a cluster and come later; its own functions are tested here.
+    build.run(&["test", "--workspace", "--exclude", "hearth-e2e", "--lib", "--bins", "--tests"])?;
+    build.run(&["test", "--package", "hearth-e2e", "--lib", "--bins"])?;
+    steps.step("doc tests");
+    build.run(&["test", "--workspace", "--doc"])?;
+    steps.step("codegen drift");
+    codegen::run(layout.repository(), true)?;
+    steps.step("chart");
+    chart(layout, steps)
+}
+
+fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
+    host::check()?;
+    tools::build(layout, steps)?;
+    let chart = layout.repository().join("charts/hearth");
+    let mut lint = Command::new(layout.tool("helm"));
+    run_command(lint.arg("lint").arg(&chart).arg("--strict"))?;
+    let mut template = Command::new(layout.tool("helm"));
+    template.arg("template").arg("hearth").arg(&chart).args(["--namespace", "hearth-system"]);
+    let output = template.output().context("run helm template")?;
+    ensure!(
+        output.status.success(),
+        "helm template: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+fn on_cluster(steps: &Steps) -> Result<()> {
+    let arguments = up::Arguments { nodes: 1, release: false, no_example: true, bare: false };
+    up::up(&arguments, steps)?;
+    steps.step("e2e");
+    // A process of its own: its closing line is the runner's, and its exit code decides.
+    let xtask = std::env::current_exe().context("find this program's own path")?;
+    run_command(Command::new(xtask).arg("e2e"))
+}
+
+fn run_command(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("run {program}"))?;
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+    ensure!(status.success(), "{program} {} failed: see above", words.join(" "));
+    Ok(())
+}

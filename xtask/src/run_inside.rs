@@ -1,0 +1,143 @@
+//! Programs that run inside the cluster's network: kubectl, helm, curl, the tests and the benches.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use hearth_cluster::{Cluster, Layout, Part};
+use serde_json::Value;
+
+use crate::images::Build;
+
+/// Everything after the chore's name, as it stands.
+#[derive(Args)]
+pub(crate) struct Words {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+impl Words {
+    /// Runs a program with these words as arguments.
+    pub(crate) fn run(&self, program: &str) -> Result<ExitCode> {
+        execute(Cluster::open()?.command(1, program).args(&self.words))
+    }
+
+    /// Runs the first word with the others as arguments.
+    pub(crate) fn run_first(&self) -> Result<ExitCode> {
+        let (program, words) =
+            self.words.split_first().context("name a program: cargo xtask inside PROGRAM …")?;
+        execute(Cluster::open()?.command(1, program).args(words))
+    }
+}
+
+/// Which log.
+#[derive(Args)]
+pub(crate) struct Logs {
+    /// The part; `kubelet` alone means node 1's
+    part: Part,
+    /// Wait for more
+    #[arg(short, long)]
+    follow: bool,
+    /// How many lines from the end
+    #[arg(long, default_value_t = 200)]
+    tail: u32,
+}
+
+impl Logs {
+    /// Prints it.
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        // Not `Cluster::open`: a start that failed is when logs are wanted most.
+        let path = hearth_cluster::process::log_path(&Layout::find()?, self.part);
+        ensure!(path.exists(), "{} does not exist: {} was never started", path.display(), self.part);
+        let mut command = Command::new("tail");
+        command.arg(format!("--lines={}", self.tail));
+        if self.follow {
+            command.arg("--follow");
+        }
+        execute(command.arg(path))
+    }
+}
+
+/// Which tests.
+#[derive(Args)]
+pub(crate) struct E2e {
+    /// Words for the test runner: a filter, `--list`, `--nocapture`, …
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+impl E2e {
+    /// Builds the tests outside and runs them inside, on the cluster that is up.
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let cluster = Cluster::open()?;
+        let build = Build::new(cluster.layout().repository(), false)?;
+        let arguments = ["test", "--package", "hearth-e2e", "--test", "it", "--no-run"];
+        // Programs that tests put into images, such as the peer of a comparison.
+        build.run(&["build", "--package", "hearth-e2e", "--bins"])?;
+        let program = build.executable(&arguments, "it")?;
+        let mut command = cluster.command(1, program);
+        environment(&mut command, &build);
+        execute(command.args(&self.words).current_dir(cluster.layout().repository().join("e2e")))
+    }
+}
+
+/// Which measurement.
+#[derive(Args)]
+pub(crate) struct Bench {
+    /// Words for the bench: its name, `--json`, …
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+impl Bench {
+    /// Builds the bench with optimisation and runs it inside. The cluster should be up with `--release`.
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let cluster = Cluster::open()?;
+        let build = Build::new(cluster.layout().repository(), true)?;
+        build.run(&["build", "--package", "hearth-e2e", "--bins"])?;
+        let mut command = cluster.command(1, build.program("hearth-bench"));
+        environment(&mut command, &build);
+        execute(command.args(&self.words).current_dir(cluster.layout().repository().join("e2e")))
+    }
+}
+
+/// What tests and benches find in their environment beside the cluster's own variables.
+fn environment(command: &mut Command, build: &Build) {
+    command
+        .env("HEARTH_PROGRAMS", build.directory())
+        .env("HEARTH_GUESTS", crate::bundles::directory(build.repository()));
+}
+
+/// The path of an executable that `cargo … --message-format=json` reports under a target's name.
+pub(crate) fn executable_in(messages: &str, name: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        .next_back()
+}
+
+/// Runs a program to its end and hands on its exit code.
+pub(crate) fn execute(command: &mut Command) -> Result<ExitCode> {
+    let status = command
+        .status()
+        .with_context(|| format!("run {}", command.get_program().to_string_lossy()))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_the_one_of_that_name() {
+        let messages = "{\"target\":{\"name\":\"lib\"},\"executable\":null}\n\
+            not json\n\
+            {\"target\":{\"name\":\"it\"},\"executable\":\"/t/it-1\"}\n";
+        assert_eq!(executable_in(messages, "it"), Some(PathBuf::from("/t/it-1")));
+        assert_eq!(executable_in(messages, "lib"), None);
+    }
+}
