@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use hearth_cluster::image::Pack;
 use hearth_cluster::{Cluster, Image};
 
 use crate::images::Build;
@@ -40,10 +41,10 @@ pub(crate) fn push(cluster: &Cluster) -> Result<Vec<&'static str>> {
         }
         let wasm = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let image = match shape {
-            Shape::File => Image::wasm_file(&format!("{name}.wasm"), wasm)?,
-            Shape::Artifact => Image::wasm_artifact(wasm)?,
+            Shape::File => Image::wasm_file(&format!("{name}.wasm"), wasm).pack()?,
+            Shape::Artifact => Image::wasm_artifact(wasm),
         };
-        cluster.push_image(&format!("localhost:5000/examples/{name}:dev"), &image)?;
+        cluster.push_image(&format!("examples/{name}:dev"), &image)?;
         pushed.push(name);
     }
     Ok(pushed)

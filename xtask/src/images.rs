@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use hearth_cluster::Image;
-use hearth_cluster::image::ImageBuilder;
+use hearth_cluster::image::{Pack, Packed};
 
 use crate::run_inside::executable_in;
 
@@ -95,7 +95,7 @@ pub(crate) struct Named {
     /// The last part of the repository: `operator`, `installer`, `pool`.
     pub(crate) part: &'static str,
     /// The image.
-    pub(crate) image: Image,
+    pub(crate) image: Packed,
 }
 
 impl Named {
@@ -117,26 +117,26 @@ pub(crate) fn build(build: &Build) -> Result<Vec<Named>> {
         arguments.extend(["--package", package]);
     }
     build.run(&arguments)?;
-    let operator = ImageBuilder::default()
+    let operator = Image::new()
         .program("/hearth-operator", &build.program("hearth-operator"))?
         .directory("/tmp")
         .entrypoint(["/hearth-operator"])
         .user("65532:65532");
-    let mut installer = ImageBuilder::default()
+    let mut installer = Image::new()
         .program("/hearth-installer", &build.program("hearth-installer"))?
         .entrypoint(["/hearth-installer"]);
     for program in ["containerd-shim-hearth-v1", "hearth-engine"] {
         installer = installer.program(&format!("/opt/hearth/bin/{program}"), &build.program(program))?;
     }
     // Nothing of it runs: it only names what a pool pod is.
-    let pool = ImageBuilder::default().file(
+    let pool = Image::new().file(
         "/hearth-pool",
         0o644,
         "A pod with this image and the runtime class \"hearth\" hosts instances of AgentFunctions.\n",
     );
     [("operator", operator), ("installer", installer), ("pool", pool)]
         .into_iter()
-        .map(|(part, image)| Ok(Named { part, image: image.build()? }))
+        .map(|(part, image)| Ok(Named { part, image: image.pack()? }))
         .collect()
 }
 

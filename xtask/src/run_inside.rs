@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use hearth_cluster::layout::PROGRAMS_VARIABLE;
 use hearth_cluster::{Cluster, Layout, Part};
 use serde_json::Value;
 
@@ -104,9 +105,7 @@ impl Bench {
 
 /// What tests and benches find in their environment beside the cluster's own variables.
 fn environment(command: &mut Command, build: &Build) {
-    command
-        .env("HEARTH_PROGRAMS", build.directory())
-        .env("HEARTH_GUESTS", crate::bundles::directory(build.repository()));
+    command.env(PROGRAMS_VARIABLE, build.directory());
 }
 
 /// The path of an executable that `cargo … --message-format=json` reports under a target's name.

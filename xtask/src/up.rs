@@ -104,7 +104,7 @@ fn install_chart(cluster: &Cluster, images: &[Named], steps: &Steps) -> Result<(
     }
     let output = helm.output().context("run helm")?;
     if !output.status.success() {
-        let pods = cluster.kubectl(["describe", "pods", "--namespace", NAMESPACE]).unwrap_or_default();
+        let pods = cluster.kubectl(&["describe", "pods", "--namespace", NAMESPACE]).unwrap_or_default();
         eprintln!("{pods}");
     }
     ensure!(
@@ -122,18 +122,18 @@ fn install_chart(cluster: &Cluster, images: &[Named], steps: &Steps) -> Result<(
 fn restart_pods(cluster: &Cluster, steps: &Steps) -> Result<()> {
     steps.step("restart operator and installer");
     for kind in ["daemonset", "deployment"] {
-        cluster.kubectl(["rollout", "restart", kind, "--namespace", NAMESPACE])?;
+        cluster.kubectl(&["rollout", "restart", kind, "--namespace", NAMESPACE])?;
     }
     for kind in ["daemonset", "deployment"] {
         let wait = ["rollout", "status", kind, "--namespace", NAMESPACE, "--timeout=120s"];
-        cluster.kubectl(wait)?;
+        cluster.kubectl(&wait)?;
     }
     Ok(())
 }
 
 fn is_installed(cluster: &Cluster) -> bool {
     let look = ["get", "deployments", "--namespace", NAMESPACE, "--output", "name"];
-    cluster.kubectl(look).is_ok_and(|names| !names.trim().is_empty())
+    cluster.kubectl(&look).is_ok_and(|names| !names.trim().is_empty())
 }
 
 fn chart_values() -> Vec<(&'static str, String)> {
@@ -176,15 +176,15 @@ fn call_example(cluster: &Cluster, steps: &Steps) -> Result<Called> {
     let manifest = cluster.layout().repository().join("examples/hello-c/agentfunction.yaml");
     steps.step("apply examples/hello-c and wait until it is Ready");
     let start = Instant::now();
-    cluster.kubectl(["apply", "--filename", &manifest.to_string_lossy()])?;
+    cluster.kubectl(&["apply", "--filename", &manifest.to_string_lossy()])?;
     let wait = ["wait", "agentfunction/hello-c", "--for=condition=Ready", "--timeout=90s"];
-    if let Err(error) = cluster.kubectl(wait) {
-        let state = cluster.kubectl(["describe", "agentfunction/hello-c"]).unwrap_or_default();
+    if let Err(error) = cluster.kubectl(&wait) {
+        let state = cluster.kubectl(&["describe", "agentfunction/hello-c"]).unwrap_or_default();
         return Err(error).context(format!("the example did not become Ready:\n{state}"));
     }
     let ready = start.elapsed();
     let jsonpath = "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}";
-    let address = cluster.kubectl(["get", "service/hello-c", "--output", jsonpath])?;
+    let address = cluster.kubectl(&["get", "service/hello-c", "--output", jsonpath])?;
     steps.step("call it");
     let (answer, call) = wait_for(
         "the example's answer",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Image, digest};
+use crate::image::{Image, Pack, digest};
 use crate::layout::{self, Layout, MAX_NODES, NodeNumber};
 use crate::process::{Part, Record, log_path, log_tail, start, write_atomically};
 use crate::steps::Steps;
@@ -61,6 +61,7 @@ pub struct Options {
 pub struct Cluster {
     layout: Layout,
     nodes: u32,
+    programs: PathBuf,
 }
 
 impl Cluster {
@@ -72,12 +73,18 @@ impl Cluster {
     /// The cluster of a directory.
     pub fn at(layout: Layout) -> Result<Self> {
         match State::read(&layout)? {
-            Some(state) if state.is_complete => Ok(Self { layout, nodes: state.nodes }),
+            Some(state) if state.is_complete => Ok(Self::new(layout, state.nodes)),
             _ => Err(anyhow!(
                 "no cluster in {}: start it with `cargo xtask up`",
                 layout.root().display()
             )),
         }
+    }
+
+    fn new(layout: Layout, nodes: u32) -> Self {
+        let programs = std::env::var_os(layout::PROGRAMS_VARIABLE).map(PathBuf::from);
+        let programs = programs.unwrap_or_else(|| layout.repository().join("target/debug"));
+        Self { layout, nodes, programs }
     }
 
     /// Starts a cluster, or completes the one that is there. One that was left half made, or was made with other settings, is
@@ -89,7 +96,7 @@ impl Cluster {
             options.nodes
         );
         let inputs = inputs(layout, options.nodes)?;
-        let cluster = Self { layout: layout.clone(), nodes: options.nodes };
+        let cluster = Self::new(layout.clone(), options.nodes);
         let state = State::read(layout)?;
         let is_usable = state.is_some_and(|s| s.is_complete && s.inputs == inputs)
             && (1..=options.nodes).all(|node| cluster.is_node_there(node));
@@ -136,22 +143,35 @@ impl Cluster {
         steps.step("certificates and network");
         pki::write(layout, options.nodes)?;
         network::create(options.nodes)?;
-        steps.step("start etcd, registry, API server, controllers, scheduler");
-        control_plane::start_all(layout)?;
+        steps.step("start etcd, registry, API server");
+        control_plane::write_configuration(layout)?;
+        self.start_control_plane(&[Part::Etcd, Part::Registry, Part::ApiServer])?;
         for number in 1..=options.nodes {
             steps.step(format!("start {}: containerd, kubelet, kube-proxy", layout::node_name(number)));
             node::start_node(layout, number, &options.supervisor)?;
         }
-        dns::start_dns(layout)?;
         self.wait_for_registry()?;
         self.push_base_images()?;
         steps.step("wait for the API server");
         self.wait_for_api_server()?;
+        steps.step("start controllers, scheduler, DNS");
+        // Not before: the controller manager gives up where the API server is not ready.
+        self.start_control_plane(&[Part::ControllerManager, Part::Scheduler])?;
         self.apply(&dns::manifests())?;
+        dns::start_dns(layout)?;
         steps.step("wait for the nodes");
         self.wait_for_nodes()?;
         state.is_complete = true;
         state.write(layout)
+    }
+
+    fn start_control_plane(&self, parts: &[Part]) -> Result<()> {
+        for (part, launch) in control_plane::launches(&self.layout) {
+            if parts.contains(&part) {
+                start(&self.layout, part, launch)?;
+            }
+        }
+        Ok(())
     }
 
     fn push_base_images(&self) -> Result<()> {
@@ -174,7 +194,7 @@ impl Cluster {
 
     fn wait_for_api_server(&self) -> Result<()> {
         wait_for("the API server", Duration::from_secs(120), Duration::from_millis(200), || {
-            match self.kubectl(["get", "--raw", "/readyz"]) {
+            match self.kubectl(&["get", "--raw", "/readyz"]) {
                 Ok(_) => Ok(Look::Done(())),
                 Err(error) => {
                     let tail = log_tail(&self.layout, Part::ApiServer);
@@ -188,7 +208,7 @@ impl Cluster {
         let jsonpath =
             "jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Ready\")].status} {end}";
         wait_for("the nodes to be Ready", Duration::from_secs(120), Duration::from_millis(300), || {
-            let states = self.kubectl(["get", "nodes", "--output", jsonpath])?;
+            let states = self.kubectl(&["get", "nodes", "--output", jsonpath])?;
             let ready = states.split_whitespace().filter(|state| *state == "True").count();
             Ok(match ready as u32 >= self.nodes {
                 true => Look::Done(()),
@@ -270,18 +290,13 @@ impl Cluster {
     ///
     /// # Errors
     /// When it fails, with what it says.
-    pub fn kubectl<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
-        self.kubectl_with_input(arguments, "")
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.kubectl_stdin(arguments, "")
     }
 
     /// Runs kubectl with standard input.
-    pub fn kubectl_with_input<'a>(
-        &self,
-        arguments: impl IntoIterator<Item = &'a str>,
-        input: &str,
-    ) -> Result<String> {
-        let arguments: Vec<&str> = arguments.into_iter().collect();
-        let output = self.kubectl_output(&arguments, input)?;
+    pub fn kubectl_stdin(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let output = self.kubectl_output(arguments, input)?;
         ensure!(
             output.status.success(),
             "kubectl {}: {}",
@@ -315,12 +330,24 @@ impl Cluster {
 
     /// `kubectl apply` of YAML, server-side.
     pub fn apply(&self, yaml: &str) -> Result<String> {
-        self.kubectl_with_input(["apply", "--server-side", "--filename", "-"], yaml)
+        self.kubectl_stdin(&["apply", "--server-side", "--filename", "-"], yaml)
     }
 
-    /// Pushes an image under `localhost:5000/<repository>:<tag>`. Returns whether the name means another image now.
-    pub fn push_image(&self, name: &str, image: &Image) -> Result<bool> {
-        self.enter_netns(1, || registry::push(name, image))
+    /// Pushes an image under `<repository>:<tag>` and returns its whole name, `localhost:5000/<repository>:<tag>`.
+    pub fn push_image(&self, name: &str, image: &impl Pack) -> Result<String> {
+        let (reference, packed) = (registry::reference(name), image.pack()?);
+        self.enter_netns(1, || registry::push(&reference, &packed))?;
+        Ok(reference)
+    }
+
+    /// A program of ours, as the tests were built with it.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    /// A built guest or example.
+    pub fn guest(&self, name: &str) -> PathBuf {
+        self.layout.repository().join("target/guests").join(format!("{name}.wasm"))
     }
 
     /// Whether a part runs.
@@ -390,7 +417,7 @@ fn busybox_image() -> Result<Image> {
         .arg("--list")
         .output()
         .context("run busybox: is the package busybox-static installed?")?;
-    let mut image = crate::image::ImageBuilder::default()
+    let mut image = Image::new()
         .program("/bin/busybox", Path::new(BUSYBOX))?
         .directory("/tmp")
         .directory("/etc")
@@ -398,13 +425,12 @@ fn busybox_image() -> Result<Image> {
     for name in String::from_utf8_lossy(&output.stdout).lines().filter(|name| *name != "busybox") {
         image = image.link(&format!("/bin/{name}"), "busybox");
     }
-    image.build()
+    Ok(image)
 }
 
 /// What a pod sandbox runs: it sleeps.
 fn pause_image() -> Result<Image> {
-    crate::image::ImageBuilder::default()
+    Ok(Image::new()
         .program("/bin/busybox", Path::new(BUSYBOX))?
-        .entrypoint(["/bin/busybox", "sleep", "2147483647"])
-        .build()
+        .entrypoint(["/bin/busybox", "sleep", "2147483647"]))
 }

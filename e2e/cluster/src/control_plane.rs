@@ -3,20 +3,18 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::layout::{self, Layout, POD_CIDR, SERVICE_CIDR};
-use crate::process::{Launch, Part, start};
+use crate::process::{Launch, Part};
 
-/// Starts them all; they wait for one another.
-pub fn start_all(layout: &Layout) -> Result<()> {
+/// Writes the registry's configuration; the others have only flags.
+pub fn write_configuration(layout: &Layout) -> Result<()> {
     let registry = layout.root().join("registry");
-    fs::create_dir_all(registry.join("data"))?;
-    fs::write(registry.join("config.yml"), registry_config(&registry.join("data").to_string_lossy()))?;
-    for (part, launch) in launches(layout) {
-        start(layout, part, launch)?;
-    }
-    Ok(())
+    let data = registry.join("data");
+    fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
+    fs::write(registry.join("config.yml"), registry_config(&data.to_string_lossy()))
+        .context("write the registry's configuration")
 }
 
 /// How each of them is started.

@@ -41,50 +41,46 @@ impl Blob {
     }
 }
 
-/// An image or artifact, ready to push.
+/// An image or artifact as a registry stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
+pub struct Packed {
     /// The manifest; its digest is the image's.
     pub manifest: Blob,
     /// Config and layers.
     pub blobs: Vec<Blob>,
 }
 
-impl Image {
+impl Packed {
     /// Any config with any layers, for images that are wrong on purpose too.
-    pub fn new(config: Blob, layers: Vec<Blob>) -> Result<Self> {
-        let manifest = serde_json::to_vec(&json!({
+    pub fn new(config: Blob, layers: Vec<Blob>) -> Self {
+        let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": config.descriptor(),
             "layers": layers.iter().map(Blob::descriptor).collect::<Vec<_>>(),
-        }))?;
-        let blobs = std::iter::once(config).chain(layers).collect();
-        Ok(Self { manifest: Blob::new(MANIFEST, manifest), blobs })
-    }
-
-    /// A CNCF wasm artifact: one `application/wasm` layer.
-    pub fn wasm_artifact(wasm: Vec<u8>) -> Result<Self> {
-        let layer = Blob::new("application/wasm", wasm);
-        let config = json!({
-            "created": "1970-01-01T00:00:00Z",
-            "architecture": "wasm",
-            "os": "wasip2",
-            "layerDigests": [layer.digest],
         });
-        let config = Blob::new("application/vnd.wasm.config.v0+json", serde_json::to_vec(&config)?);
-        Self::new(config, vec![layer])
-    }
-
-    /// An ordinary image that holds one file, `/<name>`, and names it as its entry point: a bundle as `docker build` makes it.
-    pub fn wasm_file(name: &str, wasm: Vec<u8>) -> Result<Self> {
-        let path = format!("/{name}");
-        ImageBuilder::default().entrypoint([path.as_str()]).file(&path, 0o644, wasm).build()
+        let blobs = std::iter::once(config).chain(layers).collect();
+        Self { manifest: Blob::new(MANIFEST, manifest.to_string().into()), blobs }
     }
 
     /// The digest that names the image.
     pub fn digest(&self) -> &str {
         &self.manifest.digest
+    }
+}
+
+/// What a registry takes: an [`Image`], or one that is packed already.
+pub trait Pack {
+    /// Config, layers and manifest.
+    ///
+    /// # Errors
+    /// When a path cannot stand in a layer.
+    fn pack(&self) -> Result<Packed>;
+}
+
+impl Pack for Packed {
+    fn pack(&self) -> Result<Packed> {
+        Ok(self.clone())
     }
 }
 
@@ -96,9 +92,9 @@ enum Entry {
     Link { target: String },
 }
 
-/// Lists an image's files.
+/// An ordinary image: files, and what runs.
 #[derive(Debug, Clone)]
-pub struct ImageBuilder {
+pub struct Image {
     entries: Vec<(String, Entry)>,
     entrypoint: Vec<String>,
     command: Vec<String>,
@@ -108,8 +104,7 @@ pub struct ImageBuilder {
     gzip: bool,
 }
 
-impl Default for ImageBuilder {
-    /// An empty image for this machine's processor.
+impl Default for Image {
     fn default() -> Self {
         Self {
             entries: Vec::new(),
@@ -123,7 +118,30 @@ impl Default for ImageBuilder {
     }
 }
 
-impl ImageBuilder {
+impl Image {
+    /// An empty image for this machine's processor.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A CNCF wasm artifact: one `application/wasm` layer.
+    pub fn wasm_artifact(wasm: impl Into<Vec<u8>>) -> Packed {
+        let layer = Blob::new("application/wasm", wasm.into());
+        let config = json!({
+            "created": "1970-01-01T00:00:00Z",
+            "architecture": "wasm",
+            "os": "wasip2",
+            "layerDigests": [layer.digest],
+        });
+        let config = Blob::new("application/vnd.wasm.config.v0+json", config.to_string().into());
+        Packed::new(config, vec![layer])
+    }
+
+    /// An image that holds one file, `/<name>`, and names it as its entry point: a bundle as `docker build` makes it.
+    pub fn wasm_file(name: &str, wasm: impl Into<Vec<u8>>) -> Self {
+        Self::new().entrypoint([format!("/{name}")]).file(name, 0o644, wasm)
+    }
+
     /// Adds a file; missing directories are made.
     pub fn file(mut self, path: &str, mode: u32, bytes: impl Into<Vec<u8>>) -> Self {
         self.entries.push((path.to_owned(), Entry::File { mode, bytes: bytes.into() }));
@@ -149,14 +167,14 @@ impl ImageBuilder {
     }
 
     /// What runs.
-    pub fn entrypoint(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.entrypoint = words.into_iter().map(Into::into).collect();
+    pub fn entrypoint(mut self, words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.entrypoint = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
         self
     }
 
     /// What runs where the pod names no arguments.
-    pub fn command(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.command = words.into_iter().map(Into::into).collect();
+    pub fn command(mut self, words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.command = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
         self
     }
 
@@ -182,32 +200,6 @@ impl ImageBuilder {
     pub fn gzip(mut self) -> Self {
         self.gzip = true;
         self
-    }
-
-    /// Makes the image.
-    pub fn build(self) -> Result<Image> {
-        let tar = self.tar()?;
-        let diff_id = digest(&tar);
-        let layer = if self.gzip {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(&tar)?;
-            Blob::new(&format!("{LAYER}+gzip"), encoder.finish()?)
-        } else {
-            Blob::new(LAYER, tar)
-        };
-        let config = json!({
-            "created": "1970-01-01T00:00:00Z",
-            "architecture": self.architecture,
-            "os": "linux",
-            "config": {
-                "User": self.user,
-                "Env": self.environment,
-                "Entrypoint": self.entrypoint,
-                "Cmd": self.command,
-            },
-            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        });
-        Image::new(Blob::new(CONFIG, serde_json::to_vec(&config)?), vec![layer])
     }
 
     fn tar(&self) -> Result<Vec<u8>> {
@@ -243,6 +235,33 @@ impl ImageBuilder {
     }
 }
 
+impl Pack for Image {
+    fn pack(&self) -> Result<Packed> {
+        let tar = self.tar()?;
+        let diff_id = digest(&tar);
+        let layer = if self.gzip {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&tar)?;
+            Blob::new(&format!("{LAYER}+gzip"), encoder.finish()?)
+        } else {
+            Blob::new(LAYER, tar)
+        };
+        let config = json!({
+            "created": "1970-01-01T00:00:00Z",
+            "architecture": self.architecture,
+            "os": "linux",
+            "config": {
+                "User": self.user,
+                "Env": self.environment,
+                "Entrypoint": self.entrypoint,
+                "Cmd": self.command,
+            },
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        });
+        Ok(Packed::new(Blob::new(CONFIG, config.to_string().into()), vec![layer]))
+    }
+}
+
 fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
@@ -267,8 +286,8 @@ pub fn go_architecture(rust: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn sample() -> ImageBuilder {
-        ImageBuilder::default()
+    fn sample() -> Image {
+        Image::new()
             .architecture("amd64")
             .file("/opt/app/run", 0o755, "binary")
             .file("/opt/app/data", 0o644, "data")
@@ -279,16 +298,16 @@ mod tests {
 
     #[test]
     fn the_same_files_have_the_same_digest() {
-        let (one, two) = (sample().build().unwrap(), sample().build().unwrap());
+        let (one, two) = (sample().pack().unwrap(), sample().pack().unwrap());
         assert_eq!(one, two);
-        let other = sample().file("/more", 0o644, "more").build().unwrap();
+        let other = sample().file("/more", 0o644, "more").pack().unwrap();
         assert_ne!(one.digest(), other.digest());
         assert_eq!(digest(b""), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 
     #[test]
     fn a_layer_lists_directories_before_files_and_once() {
-        let image = sample().build().unwrap();
+        let image = sample().pack().unwrap();
         let mut archive = tar::Archive::new(image.blobs[1].bytes.as_slice());
         let paths: Vec<String> = archive
             .entries()
@@ -300,14 +319,14 @@ mod tests {
 
     #[test]
     fn a_compressed_layer_keeps_the_digest_of_its_content() {
-        let (plain, packed) = (sample().build().unwrap(), sample().gzip().build().unwrap());
+        let (plain, packed) = (sample().pack().unwrap(), sample().gzip().pack().unwrap());
         assert_eq!(plain.blobs[0], packed.blobs[0]);
         assert_ne!(plain.blobs[1].digest, packed.blobs[1].digest);
     }
 
     #[test]
     fn a_wasm_artifact_has_the_agreed_media_types() {
-        let image = Image::wasm_artifact(b"\0asm".to_vec()).unwrap();
+        let image = Image::wasm_artifact(b"\0asm");
         let manifest: Value = serde_json::from_slice(&image.manifest.bytes).unwrap();
         assert_eq!(manifest["config"]["mediaType"], "application/vnd.wasm.config.v0+json");
         assert_eq!(manifest["layers"][0]["mediaType"], "application/wasm");

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 /// The variable that names the cluster's directory where it is not `target/cluster`.
 pub const DIRECTORY_VARIABLE: &str = "HEARTH_CLUSTER_DIR";
+/// The variable that names the directory of our built programs.
+pub const PROGRAMS_VARIABLE: &str = "HEARTH_PROGRAMS";
 /// A node's directory as its own processes see it: the same path on every node, as on machines of their own.
 pub const NODE_DIRECTORY: &str = "/run/hearth-node";
 /// The network namespace that holds the bridge.

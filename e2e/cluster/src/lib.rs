@@ -17,6 +17,7 @@ pub mod image;
 pub mod layout;
 pub mod network;
 pub mod node;
+pub mod pods;
 pub mod process;
 pub mod registry;
 pub mod steps;

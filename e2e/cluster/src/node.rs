@@ -22,13 +22,13 @@ pub const CONTAINERD_SOCKET: &str = "/run/hearth-node/containerd/containerd.sock
 /// The process id of the running containerd, on every node.
 pub const CONTAINERD_PID_FILE: &str = "/run/hearth-node/containerd/containerd.pid";
 /// Where an installer puts programs, on every node.
-pub const BIN_DIRECTORY: &str = "/run/hearth-node/bin";
+pub const BIN_DIRECTORY: &str = "/run/hearth-node/opt/hearth/bin";
 /// Where an installer and shims keep state, on every node.
-pub const STATE_DIRECTORY: &str = "/run/hearth-node/hearth";
+pub const STATE_DIRECTORY: &str = "/run/hearth-node/var/lib/hearth";
 
 /// Directories that are the node's own: where they are mounted, and what of the node's directory is mounted there.
 pub(crate) const PRIVATE: [(&str, &str); 7] = [
-    (NODE_DIRECTORY, "."),
+    (NODE_DIRECTORY, ""),
     ("/run/containerd", "run-containerd"),
     ("/run/netns", "run-netns"),
     ("/var/lib/kubelet", "kubelet"),
@@ -94,11 +94,11 @@ pub(crate) fn containerd_launch(layout: &Layout) -> Launch {
 fn write_configuration(layout: &Layout, node: NodeNumber) -> Result<()> {
     let directory = layout.node(node);
     for (_, own) in PRIVATE {
-        fs::create_dir_all(directory.join(own))?;
+        make_directory(&directory.join(own))?;
     }
     let registry = format!("containerd/certs.d/{}", layout::REGISTRY);
-    for own in ["cni/net.d", "bin", "hearth", &registry] {
-        fs::create_dir_all(directory.join(own))?;
+    for own in ["cni/net.d", &registry] {
+        make_directory(&directory.join(own))?;
     }
     for (name, text) in configuration(layout, node)? {
         let path = directory.join(name);
@@ -106,6 +106,10 @@ fn write_configuration(layout: &Layout, node: NodeNumber) -> Result<()> {
     }
     // What a hold left over from an earlier life would stop.
     supervise::release(layout, node)
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))
 }
 
 /// Files of a node's directory, and what is in them.

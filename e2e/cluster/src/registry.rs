@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::http::{Request, Response, send};
-use crate::image::{Blob, Image};
+use crate::image::{Blob, Packed};
 use crate::layout::{self, REGISTRY};
 
 /// A name as in a pod, `localhost:5000/<repository>:<tag>`, in its two parts.
@@ -24,9 +24,17 @@ fn parse(name: &str) -> Result<Name<'_>> {
     Ok(Name { repository, tag })
 }
 
+/// The whole name of `<repository>:<tag>`, which may be whole already.
+pub fn reference(name: &str) -> String {
+    match name.strip_prefix(REGISTRY) {
+        Some(_) => name.to_owned(),
+        None => format!("{REGISTRY}/{name}"),
+    }
+}
+
 /// Pushes an image under a name. The calling thread must be inside a node's network namespace. Returns whether the name
 /// means another image now.
-pub fn push(name: &str, image: &Image) -> Result<bool> {
+pub fn push(name: &str, image: &Packed) -> Result<bool> {
     let Name { repository, tag } = parse(name)?;
     if tagged(name)?.as_deref() == Some(image.digest()) {
         return Ok(false);
