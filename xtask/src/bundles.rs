@@ -28,7 +28,14 @@ enum Shape {
 pub(crate) fn build(build: &Build) -> Result<()> {
     let out = directory(build.repository());
     let out = out.to_string_lossy();
-    build.run(&["run", "--package", "hearth-test-guests", "--", "--out", &out])
+    build.run(&[
+        "run",
+        "--package",
+        "hearth-test-guests",
+        "--",
+        "--out",
+        &out,
+    ])
 }
 
 /// Pushes the examples that were built. Returns their names.

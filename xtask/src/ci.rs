@@ -40,16 +40,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
     steps.step("fmt");
     let mut fmt = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    run_command(fmt.args(["fmt", "--all", "--check"]).current_dir(build.repository()))?;
+    run_command(
+        fmt.args(["fmt", "--all", "--check"])
+            .current_dir(build.repository()),
+    )?;
     steps.step("dependency direction");
     directions::check(build)?;
     steps.step("clippy");
-    build.run(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
+    build.run(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ])?;
     steps.step("guests");
     bundles::build(build)?;
     steps.step("unit tests");
     // The tests of `hearth-e2e/tests` need a cluster and come later; its own functions are tested here.
-    build.run(&["test", "--workspace", "--exclude", "hearth-e2e", "--lib", "--bins", "--tests"])?;
+    build.run(&[
+        "test",
+        "--workspace",
+        "--exclude",
+        "hearth-e2e",
+        "--lib",
+        "--bins",
+        "--tests",
+    ])?;
     build.run(&["test", "--package", "hearth-e2e", "--lib", "--bins"])?;
     steps.step("doc tests");
     build.run(&["test", "--workspace", "--doc"])?;
@@ -66,7 +84,11 @@ fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
     let mut lint = Command::new(layout.tool("helm"));
     run_command(lint.arg("lint").arg(&chart).arg("--strict"))?;
     let mut template = Command::new(layout.tool("helm"));
-    template.arg("template").arg("hearth").arg(&chart).args(["--namespace", "hearth-system"]);
+    template
+        .arg("template")
+        .arg("hearth")
+        .arg(&chart)
+        .args(["--namespace", "hearth-system"]);
     let output = template.output().context("run helm template")?;
     ensure!(
         output.status.success(),
@@ -77,7 +99,12 @@ fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
 }
 
 fn on_cluster(steps: &Steps) -> Result<()> {
-    let arguments = up::Arguments { nodes: 1, release: false, no_example: true, bare: false };
+    let arguments = up::Arguments {
+        nodes: 1,
+        release: false,
+        no_example: true,
+        bare: false,
+    };
     up::up(&arguments, steps)?;
     steps.step("e2e");
     // A process of its own: its closing line is the runner's, and its exit code decides.
@@ -88,7 +115,14 @@ fn on_cluster(steps: &Steps) -> Result<()> {
 fn run_command(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("run {program}"))?;
-    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-    ensure!(status.success(), "{program} {} failed: see above", words.join(" "));
+    let words: Vec<_> = command
+        .get_args()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    ensure!(
+        status.success(),
+        "{program} {} failed: see above",
+        words.join(" ")
+    );
     Ok(())
 }

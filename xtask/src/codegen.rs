@@ -8,19 +8,29 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::images::Build;
 
-/// Folders that hold exactly the generated files.
+/// Folders that hold exactly the generated files; the chart's copy is what `helm upgrade` applies.
 const FOLDERS: [&str; 2] = ["crds", "charts/hearth/files/crds"];
 
 /// Writes them, or checks them.
 pub(crate) fn run(repository: &Path, check: bool) -> Result<()> {
     let build = Build::new(repository, false)?;
-    let arguments = ["run", "--quiet", "--package", "hearth-api", "--example", "crds"];
+    let arguments = [
+        "run",
+        "--quiet",
+        "--package",
+        "hearth-api",
+        "--example",
+        "crds",
+    ];
     let output = build
         .cargo(&arguments)
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("run cargo")?;
-    ensure!(output.status.success(), "hearth-api's example `crds` failed: see above");
+    ensure!(
+        output.status.success(),
+        "hearth-api's example `crds` failed: see above"
+    );
     let files = split(&String::from_utf8_lossy(&output.stdout))?;
     for folder in FOLDERS {
         apply(&repository.join(folder), &files, check)?;
@@ -31,11 +41,16 @@ pub(crate) fn run(repository: &Path, check: bool) -> Result<()> {
 /// A file for each document, named after the resource.
 fn split(documents: &str) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
-    for document in documents.split("\n---\n").map(|part| part.trim_start_matches("---\n").trim()) {
+    for document in documents
+        .split("\n---\n")
+        .map(|part| part.trim_start_matches("---\n").trim())
+    {
         if document.is_empty() {
             continue;
         }
-        let plural = document.lines().find_map(|line| line.trim().strip_prefix("plural: "));
+        let plural = document
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("plural: "));
         let plural = plural.context("a document names no plural: is it a CRD?")?;
         files.insert(format!("{plural}.yaml"), format!("{document}\n"));
     }
@@ -59,13 +74,20 @@ fn apply(folder: &Path, files: &BTreeMap<String, String>, check: bool) -> Result
         }
     }
     for path in files_below(folder)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if name.ends_with(".yaml") && !files.contains_key(&name) {
             wrong.push(format!("{} comes from no type: delete it", path.display()));
         }
     }
     if !wrong.is_empty() {
-        bail!("{}\nrun `cargo xtask codegen` and commit the result", wrong.join("\n"));
+        bail!(
+            "{}\nrun `cargo xtask codegen` and commit the result",
+            wrong.join("\n")
+        );
     }
     Ok(())
 }
@@ -93,8 +115,14 @@ mod tests {
 
     #[test]
     fn documents_become_files_named_after_the_resource() {
-        let files = split("---\nkind: A\nnames:\n  plural: agents\n---\nkind: B\nnames:\n  plural: pools\n").unwrap();
-        assert_eq!(files.keys().collect::<Vec<_>>(), ["agents.yaml", "pools.yaml"]);
+        let files = split(
+            "---\nkind: A\nnames:\n  plural: agents\n---\nkind: B\nnames:\n  plural: pools\n",
+        )
+        .unwrap();
+        assert_eq!(
+            files.keys().collect::<Vec<_>>(),
+            ["agents.yaml", "pools.yaml"]
+        );
         assert_eq!(files["agents.yaml"], "kind: A\nnames:\n  plural: agents\n");
         assert!(split("kind: C\n").is_err());
     }

@@ -13,7 +13,10 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("hearth-api", &["hearth-contract"]),
     ("hearth-wasm-host", &["hearth-contract"]),
     ("hearth-engine", &["hearth-contract", "hearth-wasm-host"]),
-    ("hearth-cli", &["hearth-api", "hearth-contract", "hearth-wasm-host"]),
+    (
+        "hearth-cli",
+        &["hearth-api", "hearth-contract", "hearth-wasm-host"],
+    ),
     ("hearth-shim", &["hearth-contract"]),
     ("hearth-operator", &["hearth-api", "hearth-contract"]),
     ("hearth-installer", &[]),
@@ -35,10 +38,19 @@ const FORBIDDEN: [(&str, &[&str]); 3] = [
 
 /// Checks the workspace.
 pub(crate) fn check(build: &Build) -> Result<()> {
-    let mut command = std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.args(["metadata", "--format-version=1", "--locked"]).current_dir(build.repository());
-    let output = command.stderr(std::process::Stdio::inherit()).output().context("run cargo metadata")?;
-    ensure!(output.status.success(), "cargo metadata failed: is Cargo.lock up to date?");
+    let mut command =
+        std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command
+        .args(["metadata", "--format-version=1", "--locked"])
+        .current_dir(build.repository());
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("run cargo metadata")?;
+    ensure!(
+        output.status.success(),
+        "cargo metadata failed: is Cargo.lock up to date?"
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).context("read cargo metadata")?;
     let wrong = violations(&Graph::read(&metadata));
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -66,9 +78,14 @@ impl Graph {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let mut graph = Self::default();
         for package in list(&metadata["packages"]) {
-            graph.names.insert(text(&package["id"]), text(&package["name"]));
+            graph
+                .names
+                .insert(text(&package["id"]), text(&package["name"]));
         }
-        graph.members = list(&metadata["workspace_members"]).iter().map(text).collect();
+        graph.members = list(&metadata["workspace_members"])
+            .iter()
+            .map(text)
+            .collect();
         for node in list(&metadata["resolve"]["nodes"]) {
             let arrows = list(&node["deps"]).into_iter().map(|dependency| Arrow {
                 to: text(&dependency["pkg"]),
@@ -110,17 +127,28 @@ fn violations(graph: &Graph) -> Vec<String> {
     for id in &graph.members {
         let name = graph.name(id);
         let Some((_, allowed)) = ALLOWED.iter().find(|(crate_name, _)| *crate_name == name) else {
-            wrong.push(format!("{name} is not in the table of directions: add it to xtask/src/directions.rs"));
+            wrong.push(format!(
+                "{name} is not in the table of directions: add it to xtask/src/directions.rs"
+            ));
             continue;
         };
-        for arrow in graph.arrows(id).filter(|arrow| graph.members.contains(&arrow.to)) {
+        for arrow in graph
+            .arrows(id)
+            .filter(|arrow| graph.members.contains(&arrow.to))
+        {
             let to = graph.name(&arrow.to);
-            let is_fine = allowed.contains(&to) || (arrow.is_only_for_tests && to == ALLOWED_IN_TESTS);
+            let is_fine =
+                allowed.contains(&to) || (arrow.is_only_for_tests && to == ALLOWED_IN_TESTS);
             if !is_fine {
-                wrong.push(format!("{name} must not depend on {to}: see the arrows in ARCHITECTURE.md"));
+                wrong.push(format!(
+                    "{name} must not depend on {to}: see the arrows in ARCHITECTURE.md"
+                ));
             }
         }
-        for (_, prefixes) in FORBIDDEN.iter().filter(|(crate_name, _)| *crate_name == name) {
+        for (_, prefixes) in FORBIDDEN
+            .iter()
+            .filter(|(crate_name, _)| *crate_name == name)
+        {
             for below in graph.below(id) {
                 if prefixes.iter().any(|prefix| below.starts_with(prefix)) {
                     wrong.push(format!("{name} must not contain {below}, at any depth"));
@@ -154,7 +182,12 @@ mod tests {
 
     #[test]
     fn allowed_arrows_pass() {
-        let members = ["hearth-api", "hearth-contract", "hearth-test-guests", "hearth-wasm-host"];
+        let members = [
+            "hearth-api",
+            "hearth-contract",
+            "hearth-test-guests",
+            "hearth-wasm-host",
+        ];
         let graph = graph(
             &members,
             &[
@@ -177,16 +210,29 @@ mod tests {
         );
         let wrong = violations(&graph);
         assert_eq!(wrong.len(), 2, "{wrong:?}");
-        assert!(wrong.iter().any(|line| line.starts_with("hearth-contract must not depend on hearth-api")));
+        assert!(
+            wrong
+                .iter()
+                .any(|line| line.starts_with("hearth-contract must not depend on hearth-api"))
+        );
     }
 
     #[test]
     fn the_shim_holds_no_wasm_runtime_at_any_depth() {
-        let arrows = [("hearth-shim", "innocent", None), ("innocent", "cranelift-codegen", None)];
+        let arrows = [
+            ("hearth-shim", "innocent", None),
+            ("innocent", "cranelift-codegen", None),
+        ];
         let wrong = violations(&graph(&["hearth-shim"], &arrows));
-        assert_eq!(wrong, ["hearth-shim must not contain cranelift-codegen, at any depth"]);
+        assert_eq!(
+            wrong,
+            ["hearth-shim must not contain cranelift-codegen, at any depth"]
+        );
         // What only the tests of a dependency use is not built.
-        let arrows = [("hearth-shim", "innocent", None), ("innocent", "wasmtime", Some("dev"))];
+        let arrows = [
+            ("hearth-shim", "innocent", None),
+            ("innocent", "wasmtime", Some("dev")),
+        ];
         assert_eq!(violations(&graph(&["hearth-shim"], &arrows)), [""; 0]);
     }
 

@@ -21,12 +21,19 @@ pub(crate) struct Build {
 impl Build {
     /// For this machine, in the profile `dev` or `release`.
     pub(crate) fn new(repository: &Path, is_release: bool) -> Result<Self> {
-        let output = Command::new("rustc").arg("-vV").current_dir(repository).output();
+        let output = Command::new("rustc")
+            .arg("-vV")
+            .current_dir(repository)
+            .output();
         let output = output.context("run `rustc`: is Rust on PATH?")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let triple = text.lines().find_map(|line| line.strip_prefix("host: "));
         let triple = triple.context("rustc -vV names no host")?.to_owned();
-        Ok(Self { repository: repository.to_owned(), triple, is_release })
+        Ok(Self {
+            repository: repository.to_owned(),
+            triple,
+            is_release,
+        })
     }
 
     /// The clone.
@@ -37,7 +44,10 @@ impl Build {
     /// Where programs end up.
     pub(crate) fn directory(&self) -> PathBuf {
         let profile = if self.is_release { "release" } else { "debug" };
-        self.repository.join("target").join(&self.triple).join(profile)
+        self.repository
+            .join("target")
+            .join(&self.triple)
+            .join(profile)
     }
 
     /// A program's path.
@@ -48,7 +58,9 @@ impl Build {
     /// `cargo <subcommand> --target … --config … <rest>`.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(self.arguments(arguments)).current_dir(&self.repository);
+        command
+            .args(self.arguments(arguments))
+            .current_dir(&self.repository);
         command
     }
 
@@ -72,23 +84,38 @@ impl Build {
     /// Runs it, its output going to the terminal.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<()> {
         let status = self.cargo(arguments).status().context("run cargo")?;
-        ensure!(status.success(), "cargo {} failed: see above", arguments.join(" "));
+        ensure!(
+            status.success(),
+            "cargo {} failed: see above",
+            arguments.join(" ")
+        );
         Ok(())
     }
 
     /// Builds one executable and returns its path, which for tests is not known before.
     pub(crate) fn executable(&self, arguments: &[&str], name: &str) -> Result<PathBuf> {
         let mut command = self.cargo(arguments);
-        command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+        command
+            .arg("--message-format=json-render-diagnostics")
+            .stderr(Stdio::inherit());
         let output = command.output().context("run cargo")?;
-        ensure!(output.status.success(), "cargo {} failed: see above", arguments.join(" "));
+        ensure!(
+            output.status.success(),
+            "cargo {} failed: see above",
+            arguments.join(" ")
+        );
         executable_in(&String::from_utf8_lossy(&output.stdout), name)
             .with_context(|| format!("cargo built no executable {name}"))
     }
 }
 
 /// Packages whose programs go into images.
-const PACKAGES: [&str; 4] = ["hearth-operator", "hearth-installer", "hearth-shim", "hearth-engine"];
+const PACKAGES: [&str; 4] = [
+    "hearth-operator",
+    "hearth-installer",
+    "hearth-shim",
+    "hearth-engine",
+];
 
 /// An image of ours and its name.
 pub(crate) struct Named {
@@ -126,7 +153,10 @@ pub(crate) fn build(build: &Build) -> Result<Vec<Named>> {
         .program("/hearth-installer", &build.program("hearth-installer"))?
         .entrypoint(["/hearth-installer"]);
     for program in ["containerd-shim-hearth-v1", "hearth-engine"] {
-        installer = installer.program(&format!("/opt/hearth/bin/{program}"), &build.program(program))?;
+        installer = installer.program(
+            &format!("/opt/hearth/bin/{program}"),
+            &build.program(program),
+        )?;
     }
     // Nothing of it runs: it only names what a pool pod is.
     let pool = Image::new().file(
@@ -134,10 +164,19 @@ pub(crate) fn build(build: &Build) -> Result<Vec<Named>> {
         0o644,
         "A pod with this image and the runtime class \"hearth\" hosts instances of AgentFunctions.\n",
     );
-    [("operator", operator), ("installer", installer), ("pool", pool)]
-        .into_iter()
-        .map(|(part, image)| Ok(Named { part, image: image.pack()? }))
-        .collect()
+    [
+        ("operator", operator),
+        ("installer", installer),
+        ("pool", pool),
+    ]
+    .into_iter()
+    .map(|(part, image)| {
+        Ok(Named {
+            part,
+            image: image.pack()?,
+        })
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -154,7 +193,13 @@ mod tests {
         let words = build.arguments(&["test", "--workspace"]).join(" ");
         assert!(words.starts_with("test --config target.x86_64-unknown-linux-gnu.rustflags="));
         assert!(words.contains("+crt-static"));
-        assert!(words.ends_with("--target x86_64-unknown-linux-gnu --target-dir target --release --workspace"));
-        assert!(build.program("x").ends_with("target/x86_64-unknown-linux-gnu/release/x"));
+        assert!(words.ends_with(
+            "--target x86_64-unknown-linux-gnu --target-dir target --release --workspace"
+        ));
+        assert!(
+            build
+                .program("x")
+                .ends_with("target/x86_64-unknown-linux-gnu/release/x")
+        );
     }
 }

@@ -88,7 +88,11 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Bench(bench) => return bench.run(),
         Chore::Codegen { check } => codegen::run(Layout::find()?.repository(), check)?,
         Chore::Ci(arguments) => return ci::run(&arguments),
-        Chore::Supervise { node, repository, root } => {
+        Chore::Supervise {
+            node,
+            repository,
+            root,
+        } => {
             supervise::run(&Layout::new(&repository, &root)?, node)?;
         }
     }

@@ -26,8 +26,10 @@ impl Words {
 
     /// Runs the first word with the others as arguments.
     pub(crate) fn run_first(&self) -> Result<ExitCode> {
-        let (program, words) =
-            self.words.split_first().context("name a program: cargo xtask inside PROGRAM …")?;
+        let (program, words) = self
+            .words
+            .split_first()
+            .context("name a program: cargo xtask inside PROGRAM …")?;
         execute(Cluster::open()?.command(1, program).args(words))
     }
 }
@@ -50,7 +52,12 @@ impl Logs {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         // Not `Cluster::open`: a start that failed is when logs are wanted most.
         let path = hearth_cluster::process::log_path(&Layout::find()?, self.part);
-        ensure!(path.exists(), "{} does not exist: {} was never started", path.display(), self.part);
+        ensure!(
+            path.exists(),
+            "{} does not exist: {} was never started",
+            path.display(),
+            self.part
+        );
         let mut command = Command::new("tail");
         command.arg(format!("--lines={}", self.tail));
         if self.follow {
@@ -73,13 +80,24 @@ impl E2e {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let cluster = Cluster::open()?;
         let build = Build::new(cluster.layout().repository(), false)?;
-        let arguments = ["test", "--package", "hearth-e2e", "--test", "it", "--no-run"];
+        let arguments = [
+            "test",
+            "--package",
+            "hearth-e2e",
+            "--test",
+            "it",
+            "--no-run",
+        ];
         // Programs that tests put into images, such as the peer of a comparison.
         build.run(&["build", "--package", "hearth-e2e", "--bins"])?;
         let program = build.executable(&arguments, "it")?;
         let mut command = cluster.command(1, program);
         environment(&mut command, &build);
-        execute(command.args(&self.words).current_dir(cluster.layout().repository().join("e2e")))
+        execute(
+            command
+                .args(&self.words)
+                .current_dir(cluster.layout().repository().join("e2e")),
+        )
     }
 }
 
@@ -99,7 +117,11 @@ impl Bench {
         build.run(&["build", "--package", "hearth-e2e", "--bins"])?;
         let mut command = cluster.command(1, build.program("hearth-bench"));
         environment(&mut command, &build);
-        execute(command.args(&self.words).current_dir(cluster.layout().repository().join("e2e")))
+        execute(
+            command
+                .args(&self.words)
+                .current_dir(cluster.layout().repository().join("e2e")),
+        )
     }
 }
 
@@ -136,7 +158,10 @@ mod tests {
         let messages = "{\"target\":{\"name\":\"lib\"},\"executable\":null}\n\
             not json\n\
             {\"target\":{\"name\":\"it\"},\"executable\":\"/t/it-1\"}\n";
-        assert_eq!(executable_in(messages, "it"), Some(PathBuf::from("/t/it-1")));
+        assert_eq!(
+            executable_in(messages, "it"),
+            Some(PathBuf::from("/t/it-1"))
+        );
         assert_eq!(executable_in(messages, "lib"), None);
     }
 }

@@ -86,7 +86,8 @@ fn install_chart(cluster: &Cluster, images: &[Named], steps: &Steps) -> Result<(
     // A chart and images that are installed as they are need no second installation.
     let installed = cluster.layout().root().join("installed");
     let inputs = chart_fingerprint(&chart, &values, images)?;
-    if std::fs::read_to_string(&installed).is_ok_and(|text| text == inputs) && is_installed(cluster) {
+    if std::fs::read_to_string(&installed).is_ok_and(|text| text == inputs) && is_installed(cluster)
+    {
         steps.step("the chart is installed and unchanged");
         return Ok(());
     }
@@ -104,7 +105,9 @@ fn install_chart(cluster: &Cluster, images: &[Named], steps: &Steps) -> Result<(
     }
     let output = helm.output().context("run helm")?;
     if !output.status.success() {
-        let pods = cluster.kubectl(&["describe", "pods", "--namespace", NAMESPACE]).unwrap_or_default();
+        let pods = cluster
+            .kubectl(&["describe", "pods", "--namespace", NAMESPACE])
+            .unwrap_or_default();
         eprintln!("{pods}");
     }
     ensure!(
@@ -125,15 +128,31 @@ fn restart_pods(cluster: &Cluster, steps: &Steps) -> Result<()> {
         cluster.kubectl(&["rollout", "restart", kind, "--namespace", NAMESPACE])?;
     }
     for kind in ["daemonset", "deployment"] {
-        let wait = ["rollout", "status", kind, "--namespace", NAMESPACE, "--timeout=120s"];
+        let wait = [
+            "rollout",
+            "status",
+            kind,
+            "--namespace",
+            NAMESPACE,
+            "--timeout=120s",
+        ];
         cluster.kubectl(&wait)?;
     }
     Ok(())
 }
 
 fn is_installed(cluster: &Cluster) -> bool {
-    let look = ["get", "deployments", "--namespace", NAMESPACE, "--output", "name"];
-    cluster.kubectl(&look).is_ok_and(|names| !names.trim().is_empty())
+    let look = [
+        "get",
+        "deployments",
+        "--namespace",
+        NAMESPACE,
+        "--output",
+        "name",
+    ];
+    cluster
+        .kubectl(&look)
+        .is_ok_and(|names| !names.trim().is_empty())
 }
 
 fn chart_values() -> Vec<(&'static str, String)> {
@@ -173,13 +192,23 @@ struct Called {
 }
 
 fn call_example(cluster: &Cluster, steps: &Steps) -> Result<Called> {
-    let manifest = cluster.layout().repository().join("examples/hello-c/agentfunction.yaml");
+    let manifest = cluster
+        .layout()
+        .repository()
+        .join("examples/hello-c/agentfunction.yaml");
     steps.step("apply examples/hello-c and wait until it is Ready");
     let start = Instant::now();
     cluster.kubectl(&["apply", "--filename", &manifest.to_string_lossy()])?;
-    let wait = ["wait", "agentfunction/hello-c", "--for=condition=Ready", "--timeout=90s"];
+    let wait = [
+        "wait",
+        "agentfunction/hello-c",
+        "--for=condition=Ready",
+        "--timeout=90s",
+    ];
     if let Err(error) = cluster.kubectl(&wait) {
-        let state = cluster.kubectl(&["describe", "agentfunction/hello-c"]).unwrap_or_default();
+        let state = cluster
+            .kubectl(&["describe", "agentfunction/hello-c"])
+            .unwrap_or_default();
         return Err(error).context(format!("the example did not become Ready:\n{state}"));
     }
     let ready = start.elapsed();
@@ -194,7 +223,10 @@ fn call_example(cluster: &Cluster, steps: &Steps) -> Result<Called> {
             let start = Instant::now();
             let arguments = ["--silent", "--show-error", "--fail", "--max-time", "5"];
             let mut curl = cluster.command(1, "curl");
-            let output = curl.args(arguments).arg(format!("http://{address}/")).output()?;
+            let output = curl
+                .args(arguments)
+                .arg(format!("http://{address}/"))
+                .output()?;
             Ok(match output.status.success() {
                 true => Look::Done((
                     String::from_utf8_lossy(&output.stdout).trim().to_owned(),
@@ -204,7 +236,12 @@ fn call_example(cluster: &Cluster, steps: &Steps) -> Result<Called> {
             })
         },
     )?;
-    Ok(Called { address, answer, ready, call })
+    Ok(Called {
+        address,
+        answer,
+        ready,
+        call,
+    })
 }
 
 fn print_next_steps(steps: &Steps, called: Option<&Called>) {

@@ -19,8 +19,14 @@ fn hierarchies() -> Vec<PathBuf> {
     if is_v2() {
         return vec![mount.to_owned()];
     }
-    let entries = fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| !path.is_symlink() && path.join("cgroup.procs").exists()).collect()
+    let entries = fs::read_dir(mount)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    entries
+        .filter(|path| !path.is_symlink() && path.join("cgroup.procs").exists())
+        .collect()
 }
 
 fn is_v2() -> bool {
@@ -33,7 +39,10 @@ pub(crate) fn create(name: &str) -> Result<()> {
     if is_v2() {
         // kubelet hands these on to pods; a controller that this machine lacks is refused and left out.
         for controller in ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"] {
-            let _ = fs::write(Path::new(MOUNT).join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = fs::write(
+                Path::new(MOUNT).join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
         }
     }
     for hierarchy in hierarchies() {
@@ -53,8 +62,10 @@ pub(crate) fn create(name: &str) -> Result<()> {
 /// `pids` limits nothing.
 pub(crate) fn enter(name: &str) -> Result<()> {
     let hierarchies = hierarchies();
-    let Some(hierarchy) =
-        hierarchies.iter().find(|path| is_v2() || path.ends_with("pids")).or(hierarchies.first())
+    let Some(hierarchy) = hierarchies
+        .iter()
+        .find(|path| is_v2() || path.ends_with("pids"))
+        .or(hierarchies.first())
     else {
         return Ok(());
     };
@@ -69,7 +80,10 @@ pub(crate) fn ours() -> Vec<String> {
         .iter()
         .flat_map(|hierarchy| fs::read_dir(hierarchy).into_iter().flatten().flatten())
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.strip_prefix("hearth-n").is_some_and(|n| n.parse::<u32>().is_ok()))
+        .filter(|name| {
+            name.strip_prefix("hearth-n")
+                .is_some_and(|n| n.parse::<u32>().is_ok())
+        })
         .collect();
     names.sort();
     names.dedup();
@@ -79,23 +93,33 @@ pub(crate) fn ours() -> Vec<String> {
 /// Ends every process below a node's root, then removes it.
 pub(crate) fn remove(name: &str) -> Result<()> {
     let roots: Vec<PathBuf> = hierarchies().iter().map(|h| h.join(name)).collect();
-    wait_for("a node's processes to end", Duration::from_secs(30), Duration::from_millis(50), || {
-        let pids: Vec<u32> = roots.iter().flat_map(|root| processes(root)).collect();
-        for pid in &pids {
-            kill_member(*pid, name);
-        }
-        Ok(match pids.first() {
-            Some(pid) => Look::NotYet(format!("process {pid} in {name} does not end")),
-            None => Look::Done(()),
-        })
-    })?;
-    wait_for("empty control groups to go", Duration::from_secs(10), Duration::from_millis(50), || {
-        roots.iter().for_each(|root| remove_directories(root));
-        Ok(match roots.iter().find(|root| root.exists()) {
-            Some(root) => Look::NotYet(format!("{} is still in use", root.display())),
-            None => Look::Done(()),
-        })
-    })
+    wait_for(
+        "a node's processes to end",
+        Duration::from_secs(30),
+        Duration::from_millis(50),
+        || {
+            let pids: Vec<u32> = roots.iter().flat_map(|root| processes(root)).collect();
+            for pid in &pids {
+                kill_member(*pid, name);
+            }
+            Ok(match pids.first() {
+                Some(pid) => Look::NotYet(format!("process {pid} in {name} does not end")),
+                None => Look::Done(()),
+            })
+        },
+    )?;
+    wait_for(
+        "empty control groups to go",
+        Duration::from_secs(10),
+        Duration::from_millis(50),
+        || {
+            roots.iter().for_each(|root| remove_directories(root));
+            Ok(match roots.iter().find(|root| root.exists()) {
+                Some(root) => Look::NotYet(format!("{} is still in use", root.display())),
+                None => Look::Done(()),
+            })
+        },
+    )
 }
 
 fn processes(directory: &Path) -> Vec<u32> {
@@ -115,13 +139,20 @@ fn kill_member(pid: u32, name: &str) {
     };
     // Asked again after the descriptor is held: the id may have a new owner.
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    if groups.lines().any(|line| line.contains(&format!(":/{name}/")) || line.ends_with(name)) {
+    if groups
+        .lines()
+        .any(|line| line.contains(&format!(":/{name}/")) || line.ends_with(name))
+    {
         let _ = pidfd_send_signal(handle.as_fd(), Signal::KILL);
     }
 }
 
 fn children(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     entries.filter(|path| path.is_dir()).collect()
 }
 

@@ -84,7 +84,11 @@ impl Cluster {
     fn new(layout: Layout, nodes: u32) -> Self {
         let programs = std::env::var_os(layout::PROGRAMS_VARIABLE).map(PathBuf::from);
         let programs = programs.unwrap_or_else(|| layout.repository().join("target/debug"));
-        Self { layout, nodes, programs }
+        Self {
+            layout,
+            nodes,
+            programs,
+        }
     }
 
     /// Starts a cluster, or completes the one that is there. One that was left half made, or was made with other settings, is
@@ -147,7 +151,10 @@ impl Cluster {
         control_plane::write_configuration(layout)?;
         self.start_control_plane(&[Part::Etcd, Part::Registry, Part::ApiServer])?;
         for number in 1..=options.nodes {
-            steps.step(format!("start {}: containerd, kubelet, kube-proxy", layout::node_name(number)));
+            steps.step(format!(
+                "start {}: containerd, kubelet, kube-proxy",
+                layout::node_name(number)
+            ));
             node::start_node(layout, number, &options.supervisor)?;
         }
         self.wait_for_registry()?;
@@ -182,43 +189,58 @@ impl Cluster {
     }
 
     fn wait_for_registry(&self) -> Result<()> {
-        wait_for("the registry", Duration::from_secs(30), Duration::from_millis(50), || {
-            match self.enter_netns(1, || registry::tagged(layout::PAUSE_IMAGE)) {
+        wait_for(
+            "the registry",
+            Duration::from_secs(30),
+            Duration::from_millis(50),
+            || match self.enter_netns(1, || registry::tagged(layout::PAUSE_IMAGE)) {
                 Ok(_) => Ok(Look::Done(())),
-                Err(error) => {
-                    Ok(Look::NotYet(format!("{error:#}\n{}", log_tail(&self.layout, Part::Registry))))
-                }
-            }
-        })
+                Err(error) => Ok(Look::NotYet(format!(
+                    "{error:#}\n{}",
+                    log_tail(&self.layout, Part::Registry)
+                ))),
+            },
+        )
     }
 
     fn wait_for_api_server(&self) -> Result<()> {
-        wait_for("the API server", Duration::from_secs(120), Duration::from_millis(200), || {
-            match self.kubectl(&["get", "--raw", "/readyz"]) {
+        wait_for(
+            "the API server",
+            Duration::from_secs(120),
+            Duration::from_millis(200),
+            || match self.kubectl(&["get", "--raw", "/readyz"]) {
                 Ok(_) => Ok(Look::Done(())),
                 Err(error) => {
                     let tail = log_tail(&self.layout, Part::ApiServer);
                     Ok(Look::NotYet(format!("{error:#}\n{tail}")))
                 }
-            }
-        })
+            },
+        )
     }
 
     fn wait_for_nodes(&self) -> Result<()> {
         let jsonpath =
             "jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Ready\")].status} {end}";
-        wait_for("the nodes to be Ready", Duration::from_secs(120), Duration::from_millis(300), || {
-            let states = self.kubectl(&["get", "nodes", "--output", jsonpath])?;
-            let ready = states.split_whitespace().filter(|state| *state == "True").count();
-            Ok(match ready as u32 >= self.nodes {
-                true => Look::Done(()),
-                false => Look::NotYet(format!(
-                    "{ready} of {} are; kubelet's log ends with:\n{}",
-                    self.nodes,
-                    log_tail(&self.layout, Part::Kubelet(1))
-                )),
-            })
-        })
+        wait_for(
+            "the nodes to be Ready",
+            Duration::from_secs(120),
+            Duration::from_millis(300),
+            || {
+                let states = self.kubectl(&["get", "nodes", "--output", jsonpath])?;
+                let ready = states
+                    .split_whitespace()
+                    .filter(|state| *state == "True")
+                    .count();
+                Ok(match ready as u32 >= self.nodes {
+                    true => Look::Done(()),
+                    false => Look::NotYet(format!(
+                        "{ready} of {} are; kubelet's log ends with:\n{}",
+                        self.nodes,
+                        log_tail(&self.layout, Part::Kubelet(1))
+                    )),
+                })
+            },
+        )
     }
 
     /// Directories, names and addresses.
@@ -258,9 +280,13 @@ impl Cluster {
     /// A command that will run in a node's network namespace with `KUBECONFIG` and the cluster's programs on `PATH`.
     pub fn command(&self, node: NodeNumber, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+        let path =
+            std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
         command
-            .arg(format!("--net={}", layout::netns_path(&layout::netns(node)).display()))
+            .arg(format!(
+                "--net={}",
+                layout::netns_path(&layout::netns(node)).display()
+            ))
             .arg("--")
             .arg(program)
             .env("PATH", format!("{}:{path}", self.layout.tools().display()))
@@ -279,7 +305,10 @@ impl Cluster {
             .with_context(|| format!("there is no node {node}"))?;
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net={}", layout::netns_path(&layout::netns(node)).display()))
+            .arg(format!(
+                "--net={}",
+                layout::netns_path(&layout::netns(node)).display()
+            ))
             .arg(format!("--mount=/proc/{}/ns/mnt", supervisor.pid))
             .arg("--")
             .arg(program);
@@ -347,7 +376,10 @@ impl Cluster {
 
     /// A built guest or example.
     pub fn guest(&self, name: &str) -> PathBuf {
-        self.layout.repository().join("target/guests").join(format!("{name}.wasm"))
+        self.layout
+            .repository()
+            .join("target/guests")
+            .join(format!("{name}.wasm"))
     }
 
     /// Whether a part runs.
@@ -401,7 +433,11 @@ impl Cluster {
 /// What must be the same for a running cluster to be used as it is.
 fn inputs(layout: &Layout, nodes: u32) -> Result<String> {
     let mut text = tools::fingerprint(layout)?;
-    text += &format!("{nodes} {:?} {}", control_plane::launches(layout), dns::manifests());
+    text += &format!(
+        "{nodes} {:?} {}",
+        control_plane::launches(layout),
+        dns::manifests()
+    );
     for number in 1..=nodes {
         text += &format!("{:?}", node::configuration(layout, number)?);
     }
@@ -411,7 +447,8 @@ fn inputs(layout: &Layout, nodes: u32) -> Result<String> {
 /// The path of Debian's static busybox.
 const BUSYBOX: &str = "/bin/busybox";
 
-/// busybox with all its names: a shell and tools for test pods.
+/// busybox with all its names: a shell and tools for test pods. Debian's static one cannot look names up in `wget`
+/// (it ends with a segmentation fault): test pods use `nc`, and `nslookup` for names.
 fn busybox_image() -> Result<Image> {
     let output = Command::new(BUSYBOX)
         .arg("--list")
@@ -422,7 +459,10 @@ fn busybox_image() -> Result<Image> {
         .directory("/tmp")
         .directory("/etc")
         .command(["sh"]);
-    for name in String::from_utf8_lossy(&output.stdout).lines().filter(|name| *name != "busybox") {
+    for name in String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|name| *name != "busybox")
+    {
         image = image.link(&format!("/bin/{name}"), "busybox");
     }
     Ok(image)

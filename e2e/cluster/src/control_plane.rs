@@ -13,39 +13,67 @@ pub fn write_configuration(layout: &Layout) -> Result<()> {
     let registry = layout.root().join("registry");
     let data = registry.join("data");
     fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
-    fs::write(registry.join("config.yml"), registry_config(&data.to_string_lossy()))
-        .context("write the registry's configuration")
+    fs::write(
+        registry.join("config.yml"),
+        registry_config(&data.to_string_lossy()),
+    )
+    .context("write the registry's configuration")
 }
 
 /// How each of them is started.
 pub fn launches(layout: &Layout) -> Vec<(Part, Launch)> {
-    let registry = layout.root().join("registry/config.yml").to_string_lossy().into_owned();
+    let registry = layout
+        .root()
+        .join("registry/config.yml")
+        .to_string_lossy()
+        .into_owned();
     [
         (Part::Etcd, layout.tool("etcd"), etcd(layout)),
-        (Part::Registry, "docker-registry".into(), vec!["serve".to_owned(), registry]),
-        (Part::ApiServer, layout.tool("kube-apiserver"), api_server(layout)),
+        (
+            Part::Registry,
+            "docker-registry".into(),
+            vec!["serve".to_owned(), registry],
+        ),
+        (
+            Part::ApiServer,
+            layout.tool("kube-apiserver"),
+            api_server(layout),
+        ),
         (
             Part::ControllerManager,
             layout.tool("kube-controller-manager"),
             controller_manager(layout),
         ),
-        (Part::Scheduler, layout.tool("kube-scheduler"), scheduler(layout)),
+        (
+            Part::Scheduler,
+            layout.tool("kube-scheduler"),
+            scheduler(layout),
+        ),
     ]
     .into_iter()
     .map(|(part, program, arguments)| {
-        (part, Launch::new(program, arguments).in_netns(&layout::netns(1)))
+        (
+            part,
+            Launch::new(program, arguments).in_netns(&layout::netns(1)),
+        )
     })
     .collect()
 }
 
 fn flags(flags: &[(&str, String)]) -> Vec<String> {
-    flags.iter().map(|(name, value)| format!("--{name}={value}")).collect()
+    flags
+        .iter()
+        .map(|(name, value)| format!("--{name}={value}"))
+        .collect()
 }
 
 fn etcd(layout: &Layout) -> Vec<String> {
     let client = "http://127.0.0.1:2379".to_owned();
     flags(&[
-        ("data-dir", layout.root().join("etcd").to_string_lossy().into()),
+        (
+            "data-dir",
+            layout.root().join("etcd").to_string_lossy().into(),
+        ),
         ("listen-client-urls", client.clone()),
         ("advertise-client-urls", client),
         ("listen-peer-urls", "http://127.0.0.1:2380".into()),
@@ -66,7 +94,10 @@ fn api_server(layout: &Layout) -> Vec<String> {
         ("client-ca-file", pki("ca.crt")),
         ("service-account-key-file", pki("sa.pub")),
         ("service-account-signing-key-file", pki("sa.key")),
-        ("service-account-issuer", "https://kubernetes.default.svc".into()),
+        (
+            "service-account-issuer",
+            "https://kubernetes.default.svc".into(),
+        ),
         ("authorization-mode", "Node,RBAC".into()),
         ("enable-admission-plugins", "NodeRestriction".into()),
         ("service-cluster-ip-range", SERVICE_CIDR.into()),
@@ -78,7 +109,10 @@ fn api_server(layout: &Layout) -> Vec<String> {
         // An aggregated API (custom.metrics.k8s.io) needs these six and the routing.
         ("requestheader-client-ca-file", pki("ca.crt")),
         ("requestheader-allowed-names", "front-proxy-client".into()),
-        ("requestheader-extra-headers-prefix", "X-Remote-Extra-".into()),
+        (
+            "requestheader-extra-headers-prefix",
+            "X-Remote-Extra-".into(),
+        ),
         ("requestheader-group-headers", "X-Remote-Group".into()),
         ("requestheader-username-headers", "X-Remote-User".into()),
         ("proxy-client-cert-file", pki("front-proxy.crt")),
@@ -89,7 +123,10 @@ fn api_server(layout: &Layout) -> Vec<String> {
 
 fn controller_manager(layout: &Layout) -> Vec<String> {
     let pki = |file: &str| layout.pki().join(file).to_string_lossy().into_owned();
-    let kubeconfig = layout.kubeconfig("controller-manager").to_string_lossy().into_owned();
+    let kubeconfig = layout
+        .kubeconfig("controller-manager")
+        .to_string_lossy()
+        .into_owned();
     flags(&[
         ("kubeconfig", kubeconfig.clone()),
         ("authentication-kubeconfig", kubeconfig.clone()),
@@ -110,7 +147,10 @@ fn controller_manager(layout: &Layout) -> Vec<String> {
 }
 
 fn scheduler(layout: &Layout) -> Vec<String> {
-    let kubeconfig = layout.kubeconfig("scheduler").to_string_lossy().into_owned();
+    let kubeconfig = layout
+        .kubeconfig("scheduler")
+        .to_string_lossy()
+        .into_owned();
     flags(&[
         ("kubeconfig", kubeconfig.clone()),
         ("authentication-kubeconfig", kubeconfig.clone()),
@@ -146,7 +186,10 @@ mod tests {
             "--requestheader-client-ca-file=/state/cluster/pki/ca.crt",
             "--advertise-address=10.240.0.2",
         ] {
-            assert!(arguments.iter().any(|argument| argument == expected), "{expected}");
+            assert!(
+                arguments.iter().any(|argument| argument == expected),
+                "{expected}"
+            );
         }
     }
 

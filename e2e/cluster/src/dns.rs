@@ -10,7 +10,10 @@ use crate::process::{Launch, Part, start};
 /// Starts CoreDNS. It waits for the API server by itself.
 pub fn start_dns(layout: &Layout) -> Result<()> {
     let corefile = layout.root().join("Corefile");
-    fs::write(&corefile, render_corefile(&layout.kubeconfig("dns").to_string_lossy()))?;
+    fs::write(
+        &corefile,
+        render_corefile(&layout.kubeconfig("dns").to_string_lossy()),
+    )?;
     let arguments = ["-conf".to_owned(), corefile.to_string_lossy().into_owned()];
     let launch = Launch::new(layout.tool("coredns"), arguments).in_netns(&layout::netns(1));
     start(layout, Part::Dns, launch)?;

@@ -57,7 +57,10 @@ fn is_empty(directory: &Path) -> bool {
 }
 
 fn stop_parts(layout: &Layout) -> Result<()> {
-    let entries = fs::read_dir(layout.records()).into_iter().flatten().flatten();
+    let entries = fs::read_dir(layout.records())
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut parts: Vec<Part> = entries
         .filter_map(|entry| entry.path().file_stem()?.to_str()?.parse().ok())
         .collect();
@@ -89,7 +92,9 @@ fn stop_parts(layout: &Layout) -> Result<()> {
 
 /// Ends whatever still runs inside a network namespace of ours, apart from this very process.
 fn stop_inside(namespace: &str) -> Result<()> {
-    let Ok(ours) = fs::metadata(layout::netns_path(namespace)) else { return Ok(()) };
+    let Ok(ours) = fs::metadata(layout::netns_path(namespace)) else {
+        return Ok(());
+    };
     let entries = fs::read_dir("/proc").context("read /proc")?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     for pid in pids.filter(|pid| *pid != std::process::id()) {
@@ -110,11 +115,16 @@ fn stop_inside(namespace: &str) -> Result<()> {
 
 fn remove_directory(directory: &Path) -> Result<()> {
     // Mounts of a namespace whose last process just ended go a moment later.
-    wait_for("the cluster's files to go", Duration::from_secs(20), Duration::from_millis(100), || {
-        Ok(match fs::remove_dir_all(directory) {
-            Ok(()) => Look::Done(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Look::Done(()),
-            Err(error) => Look::NotYet(format!("{}: {error}", directory.display())),
-        })
-    })
+    wait_for(
+        "the cluster's files to go",
+        Duration::from_secs(20),
+        Duration::from_millis(100),
+        || {
+            Ok(match fs::remove_dir_all(directory) {
+                Ok(()) => Look::Done(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Look::Done(()),
+                Err(error) => Look::NotYet(format!("{}: {error}", directory.display())),
+            })
+        },
+    )
 }

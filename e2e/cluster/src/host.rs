@@ -52,7 +52,13 @@ pub fn check() -> Result<()> {
 }
 
 fn go_minor(version: &str) -> Option<u32> {
-    version.split_once("go1.")?.1.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    version
+        .split_once("go1.")?
+        .1
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// Packages that are not installed.
@@ -70,7 +76,11 @@ pub fn missing_packages() -> Result<Vec<&'static str>> {
 }
 
 fn not_installed<'a>(needed: &[&'a str], listing: &str) -> Vec<&'a str> {
-    let is_there = |package: &&&str| !listing.lines().any(|line| line == format!("{package} installed"));
+    let is_there = |package: &&&str| {
+        !listing
+            .lines()
+            .any(|line| line == format!("{package} installed"))
+    };
     needed.iter().filter(is_there).copied().collect()
 }
 
@@ -80,7 +90,10 @@ pub fn install(packages: &[&str]) -> Result<()> {
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
     arguments.extend(packages);
     apt_get(&arguments).with_context(|| {
-        format!("install {}: the list of sources must have Debian 12 or later", packages.join(" "))
+        format!(
+            "install {}: the list of sources must have Debian 12 or later",
+            packages.join(" ")
+        )
     })
 }
 
@@ -91,13 +104,20 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
         .output()
         .context("run `apt-get`")?;
     if !output.status.success() {
-        bail!("apt-get {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "apt-get {}: {}",
+            arguments[0],
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 #[cfg(test)]
@@ -107,7 +127,10 @@ mod tests {
     #[test]
     fn only_whole_names_that_are_installed_count() {
         let listing = "runc installed\niptables-persistent installed\nconntrack config-files\n";
-        assert_eq!(not_installed(&["runc", "iptables", "conntrack"], listing), ["iptables", "conntrack"]);
+        assert_eq!(
+            not_installed(&["runc", "iptables", "conntrack"], listing),
+            ["iptables", "conntrack"]
+        );
     }
 
     #[test]

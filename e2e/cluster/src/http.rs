@@ -37,7 +37,10 @@ pub struct Response {
 impl Response {
     /// A header's first value.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text, for messages.
@@ -62,7 +65,12 @@ pub fn send(address: SocketAddr, host: &str, request: Request<'_>) -> Result<Res
 }
 
 fn head(host: &str, request: Request<'_>) -> String {
-    let Request { method, path, headers, body } = request;
+    let Request {
+        method,
+        path,
+        headers,
+        body,
+    } = request;
     let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
@@ -76,8 +84,14 @@ fn parse(bytes: &[u8]) -> Result<Response> {
     let head = String::from_utf8_lossy(&bytes[..end]);
     let mut lines = head.split("\r\n");
     let status_line = lines.next().unwrap_or_default();
-    ensure!(status_line.starts_with("HTTP/1."), "not an HTTP answer: {status_line:?}");
-    let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    ensure!(
+        status_line.starts_with("HTTP/1."),
+        "not an HTTP answer: {status_line:?}"
+    );
+    let status = status_line
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     let headers = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
@@ -96,15 +110,22 @@ mod tests {
     #[test]
     fn an_answer_is_read() {
         let answer = parse(b"HTTP/1.0 202 Accepted\r\nLocation: /v2/x\r\n\r\nhello\n").unwrap();
-        assert_eq!((answer.status, answer.header("location")), (202, Some("/v2/x")));
+        assert_eq!(
+            (answer.status, answer.header("location")),
+            (202, Some("/v2/x"))
+        );
         assert_eq!(answer.text(), "hello");
         assert!(parse(b"SSH-2.0-x\r\n\r\n").is_err());
     }
 
     #[test]
     fn a_request_says_how_long_it_is() {
-        let request =
-            Request { method: "PUT", path: "/v2/x?digest=y", headers: &[("A", "b")], body: b"abc" };
+        let request = Request {
+            method: "PUT",
+            path: "/v2/x?digest=y",
+            headers: &[("A", "b")],
+            body: b"abc",
+        };
         assert_eq!(
             head("localhost:5000", request),
             "PUT /v2/x?digest=y HTTP/1.0\r\nHost: localhost:5000\r\nA: b\r\nContent-Length: 3\r\n\r\n"

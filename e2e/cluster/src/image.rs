@@ -15,7 +15,10 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// `sha256:` and the digest in hexadecimal digits.
 pub fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("sha256:{hex}")
 }
 
@@ -33,7 +36,11 @@ pub struct Blob {
 impl Blob {
     /// Content of a media type.
     pub fn new(media_type: &str, bytes: Vec<u8>) -> Self {
-        Self { media_type: media_type.to_owned(), digest: digest(&bytes), bytes }
+        Self {
+            media_type: media_type.to_owned(),
+            digest: digest(&bytes),
+            bytes,
+        }
     }
 
     fn descriptor(&self) -> Value {
@@ -60,7 +67,10 @@ impl Packed {
             "layers": layers.iter().map(Blob::descriptor).collect::<Vec<_>>(),
         });
         let blobs = std::iter::once(config).chain(layers).collect();
-        Self { manifest: Blob::new(MANIFEST, manifest.to_string().into()), blobs }
+        Self {
+            manifest: Blob::new(MANIFEST, manifest.to_string().into()),
+            blobs,
+        }
     }
 
     /// The digest that names the image.
@@ -133,18 +143,29 @@ impl Image {
             "os": "wasip2",
             "layerDigests": [layer.digest],
         });
-        let config = Blob::new("application/vnd.wasm.config.v0+json", config.to_string().into());
+        let config = Blob::new(
+            "application/vnd.wasm.config.v0+json",
+            config.to_string().into(),
+        );
         Packed::new(config, vec![layer])
     }
 
     /// An image that holds one file, `/<name>`, and names it as its entry point: a bundle as `docker build` makes it.
     pub fn wasm_file(name: &str, wasm: impl Into<Vec<u8>>) -> Self {
-        Self::new().entrypoint([format!("/{name}")]).file(name, 0o644, wasm)
+        Self::new()
+            .entrypoint([format!("/{name}")])
+            .file(name, 0o644, wasm)
     }
 
     /// Adds a file; missing directories are made.
     pub fn file(mut self, path: &str, mode: u32, bytes: impl Into<Vec<u8>>) -> Self {
-        self.entries.push((path.to_owned(), Entry::File { mode, bytes: bytes.into() }));
+        self.entries.push((
+            path.to_owned(),
+            Entry::File {
+                mode,
+                bytes: bytes.into(),
+            },
+        ));
         self
     }
 
@@ -156,7 +177,12 @@ impl Image {
 
     /// Adds a symbolic link.
     pub fn link(mut self, path: &str, target: &str) -> Self {
-        self.entries.push((path.to_owned(), Entry::Link { target: target.to_owned() }));
+        self.entries.push((
+            path.to_owned(),
+            Entry::Link {
+                target: target.to_owned(),
+            },
+        ));
         self
     }
 
@@ -168,13 +194,19 @@ impl Image {
 
     /// What runs.
     pub fn entrypoint(mut self, words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.entrypoint = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self.entrypoint = words
+            .into_iter()
+            .map(|word| word.as_ref().to_owned())
+            .collect();
         self
     }
 
     /// What runs where the pod names no arguments.
     pub fn command(mut self, words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.command = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self.command = words
+            .into_iter()
+            .map(|word| word.as_ref().to_owned())
+            .collect();
         self
     }
 
@@ -207,7 +239,10 @@ impl Image {
         let mut directories = std::collections::BTreeSet::new();
         for (path, entry) in &self.entries {
             let path = path.trim_matches('/');
-            let above = Path::new(path).ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty());
+            let above = Path::new(path)
+                .ancestors()
+                .skip(1)
+                .filter(|dir| !dir.as_os_str().is_empty());
             for directory in above.collect::<Vec<_>>().into_iter().rev() {
                 if directories.insert(directory.to_owned()) {
                     let mut header = header(tar::EntryType::Directory, 0o755, 0);
@@ -258,7 +293,10 @@ impl Pack for Image {
             },
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         });
-        Ok(Packed::new(Blob::new(CONFIG, config.to_string().into()), vec![layer]))
+        Ok(Packed::new(
+            Blob::new(CONFIG, config.to_string().into()),
+            vec![layer],
+        ))
     }
 }
 
@@ -302,7 +340,10 @@ mod tests {
         assert_eq!(one, two);
         let other = sample().file("/more", 0o644, "more").pack().unwrap();
         assert_ne!(one.digest(), other.digest());
-        assert_eq!(digest(b""), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            digest(b""),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
     }
 
     #[test]
@@ -312,9 +353,26 @@ mod tests {
         let paths: Vec<String> = archive
             .entries()
             .unwrap()
-            .map(|entry| entry.unwrap().path().unwrap().to_string_lossy().into_owned())
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .path()
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned()
+            })
             .collect();
-        assert_eq!(paths, ["opt", "opt/app", "opt/app/run", "opt/app/data", "bin", "bin/run"]);
+        assert_eq!(
+            paths,
+            [
+                "opt",
+                "opt/app",
+                "opt/app/run",
+                "opt/app/data",
+                "bin",
+                "bin/run"
+            ]
+        );
     }
 
     #[test]
@@ -328,7 +386,10 @@ mod tests {
     fn a_wasm_artifact_has_the_agreed_media_types() {
         let image = Image::wasm_artifact(b"\0asm");
         let manifest: Value = serde_json::from_slice(&image.manifest.bytes).unwrap();
-        assert_eq!(manifest["config"]["mediaType"], "application/vnd.wasm.config.v0+json");
+        assert_eq!(
+            manifest["config"]["mediaType"],
+            "application/vnd.wasm.config.v0+json"
+        );
         assert_eq!(manifest["layers"][0]["mediaType"], "application/wasm");
         assert_eq!(manifest["layers"][0]["size"], 4);
     }

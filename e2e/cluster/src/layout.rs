@@ -71,7 +71,10 @@ impl Layout {
             .ancestors()
             .find(|directory| directory.join("tools/kubernetes/go.mod").is_file())
             .with_context(|| {
-                format!("{} is not inside the repository: run this from a clone", current.display())
+                format!(
+                    "{} is not inside the repository: run this from a clone",
+                    current.display()
+                )
             })?;
         let root = match std::env::var_os(DIRECTORY_VARIABLE) {
             Some(directory) => current.join(directory),
@@ -88,7 +91,10 @@ impl Layout {
             "{} cannot be a cluster's directory: `down` removes it whole, so choose one of its own",
             root.display()
         );
-        Ok(Self { repository: repository.to_owned(), root: root.to_owned() })
+        Ok(Self {
+            repository: repository.to_owned(),
+            root: root.to_owned(),
+        })
     }
 
     /// The clone.

@@ -20,7 +20,15 @@ pub fn create(nodes: u32) -> Result<()> {
     for node in 1..=nodes {
         for other in (1..=nodes).filter(|other| *other != node) {
             let (netns, via) = (layout::netns(node), layout::node_ip(other).to_string());
-            ip(&["-n", &netns, "route", "add", &layout::pod_cidr(other), "via", &via])?;
+            ip(&[
+                "-n",
+                &netns,
+                "route",
+                "add",
+                &layout::pod_cidr(other),
+                "via",
+                &via,
+            ])?;
         }
     }
     Ok(())
@@ -31,9 +39,19 @@ fn create_node(node: NodeNumber) -> Result<()> {
     let port = format!("port{node}");
     add_netns(&netns)?;
     ip(&["-n", &netns, "link", "set", "lo", "up"])?;
-    ip(&["-n", &netns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", FABRIC])?;
+    ip(&[
+        "-n", &netns, "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", FABRIC,
+    ])?;
     ip(&["-n", FABRIC, "link", "set", &port, "master", "br0", "up"])?;
-    ip(&["-n", &netns, "addr", "add", &format!("{}/24", layout::node_ip(node)), "dev", "eth0"])?;
+    ip(&[
+        "-n",
+        &netns,
+        "addr",
+        "add",
+        &format!("{}/24", layout::node_ip(node)),
+        "dev",
+        "eth0",
+    ])?;
     ip(&["-n", &netns, "link", "set", "eth0", "up"])?;
     // Service addresses need a route to be looked up before they are translated. It leads to the bridge and ends there.
     ip(&["-n", &netns, "route", "add", "default", "dev", "eth0"])?;
@@ -54,13 +72,20 @@ pub fn exists(name: &str) -> bool {
 
 /// Names of all namespaces that are ours, also those of a cluster whose directory is gone.
 pub fn ours() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/run/netns") else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name == FABRIC || is_node(name)).collect()
+    let Ok(entries) = fs::read_dir("/run/netns") else {
+        return Vec::new();
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter(|name| name == FABRIC || is_node(name))
+        .collect()
 }
 
 fn is_node(name: &str) -> bool {
-    name.strip_prefix("hearth-n").is_some_and(|rest| rest.parse::<NodeNumber>().is_ok())
+    name.strip_prefix("hearth-n")
+        .is_some_and(|rest| rest.parse::<NodeNumber>().is_ok())
 }
 
 /// Removes a namespace.
@@ -75,7 +100,10 @@ pub fn remove(name: &str) -> Result<()> {
 pub fn inside<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = layout::netns_path(name);
     let file = fs::File::open(&path).with_context(|| {
-        format!("no network namespace {}: start the cluster with `cargo xtask up`", path.display())
+        format!(
+            "no network namespace {}: start the cluster with `cargo xtask up`",
+            path.display()
+        )
     })?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
@@ -83,7 +111,9 @@ pub fn inside<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> R
                 .with_context(|| format!("enter {}: this needs root", path.display()))?;
             work()
         });
-        thread.join().map_err(|_| anyhow!("the work inside {name} panicked"))?
+        thread
+            .join()
+            .map_err(|_| anyhow!("the work inside {name} panicked"))?
     })
 }
 

@@ -5,12 +5,15 @@
 //! mounts outlives its processes.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::layout::{self, DNS_SERVICE_IP, Layout, NODE_DIRECTORY, NodeNumber, PAUSE_IMAGE, POD_CIDR};
+use crate::layout::{
+    self, DNS_SERVICE_IP, Layout, NODE_DIRECTORY, NodeNumber, PAUSE_IMAGE, POD_CIDR,
+};
 use crate::process::{Launch, Part, Record, log_tail, start};
 use crate::wait::{Look, wait_for};
 use crate::{cgroup, supervise};
@@ -42,32 +45,55 @@ pub(crate) const PRIVATE: [(&str, &str); 7] = [
 pub fn start_node(layout: &Layout, node: NodeNumber, supervisor: &Path) -> Result<()> {
     write_configuration(layout, node)?;
     cgroup::create(&layout::netns(node))?;
-    let record = start(layout, Part::Supervisor(node), supervisor_launch(layout, node, supervisor))?;
+    let record = start(
+        layout,
+        Part::Supervisor(node),
+        supervisor_launch(layout, node, supervisor),
+    )?;
     wait_for_containerd(layout, node)?;
     let mount = format!("--mount=/proc/{}/ns/mnt", record.pid);
-    let net = format!("--net={}", layout::netns_path(&layout::netns(node)).display());
+    let net = format!(
+        "--net={}",
+        layout::netns_path(&layout::netns(node)).display()
+    );
     let kubelet = Launch::new(layout.tool("kubelet"), kubelet_arguments(layout, node));
-    start(layout, Part::Kubelet(node), kubelet.under("nsenter", [net, mount]))?;
+    start(
+        layout,
+        Part::Kubelet(node),
+        kubelet.under("nsenter", [net, mount]),
+    )?;
     let proxy = Launch::new(layout.tool("kube-proxy"), proxy_arguments(layout, node));
-    start(layout, Part::Proxy(node), proxy.in_netns(&layout::netns(node)))?;
+    start(
+        layout,
+        Part::Proxy(node),
+        proxy.in_netns(&layout::netns(node)),
+    )?;
     Ok(())
 }
 
 /// Waits until a node's containerd listens.
 pub(crate) fn wait_for_containerd(layout: &Layout, node: NodeNumber) -> Result<()> {
-    let socket = layout.node(node).join("containerd/containerd.sock");
+    let supervisor = Record::read(layout, Part::Supervisor(node))?
+        .with_context(|| format!("node {node} was never started"))?;
+    // Through the node's own mounts: there the path is short enough for a socket, wherever the cluster's directory is.
+    let socket = format!("/proc/{}/root{CONTAINERD_SOCKET}", supervisor.pid);
     let what = format!("containerd of node {node}");
-    wait_for(&what, Duration::from_secs(60), Duration::from_millis(50), || {
-        let alive = Record::read(layout, Part::Containerd(node))?.is_some_and(|r| r.is_alive());
-        Ok(match alive && socket.exists() {
-            true => Look::Done(()),
-            false => Look::NotYet(format!(
-                "no socket; its log ends with:\n{}\n{}",
-                log_tail(layout, Part::Supervisor(node)),
-                log_tail(layout, Part::Containerd(node))
-            )),
-        })
-    })
+    wait_for(
+        &what,
+        Duration::from_secs(60),
+        Duration::from_millis(50),
+        || {
+            // A file may be left of the last one; only a connection shows that somebody listens.
+            Ok(match UnixStream::connect(&socket) {
+                Ok(_) => Look::Done(()),
+                Err(error) => Look::NotYet(format!(
+                    "{error}; its logs end with:\n{}\n{}",
+                    log_tail(layout, Part::Supervisor(node)),
+                    log_tail(layout, Part::Containerd(node))
+                )),
+            })
+        },
+    )
 }
 
 fn supervisor_launch(layout: &Layout, node: NodeNumber, supervisor: &Path) -> Launch {
@@ -79,7 +105,10 @@ fn supervisor_launch(layout: &Layout, node: NodeNumber, supervisor: &Path) -> La
     ];
     Launch::new(supervisor, arguments)
         // Private first: where the machine's mounts are shared, ours must not travel back.
-        .under("unshare", ["--mount".to_owned(), "--propagation=private".to_owned()])
+        .under(
+            "unshare",
+            ["--mount".to_owned(), "--propagation=private".to_owned()],
+        )
         .in_netns(&layout::netns(node))
 }
 
@@ -116,10 +145,16 @@ fn make_directory(path: &Path) -> Result<()> {
 pub(crate) fn configuration(layout: &Layout, node: NodeNumber) -> Result<[(String, String); 5]> {
     Ok([
         ("containerd/config.toml".to_owned(), containerd_config()),
-        (format!("containerd/certs.d/{}/hosts.toml", layout::REGISTRY), registry_hosts()),
+        (
+            format!("containerd/certs.d/{}/hosts.toml", layout::REGISTRY),
+            registry_hosts(),
+        ),
         ("cni/net.d/10-ptp.conflist".to_owned(), cni_config(node)),
         ("kubelet.yaml".to_owned(), kubelet_config(layout, node)?),
-        ("resolv.conf".to_owned(), format!("nameserver {}\n", layout::node_ip(1))),
+        (
+            "resolv.conf".to_owned(),
+            format!("nameserver {}\n", layout::node_ip(1)),
+        ),
     ])
 }
 
@@ -219,7 +254,10 @@ fn kubelet_config(layout: &Layout, node: NodeNumber) -> Result<String> {
 fn kubelet_arguments(layout: &Layout, node: NodeNumber) -> Vec<String> {
     vec![
         format!("--config={NODE_DIRECTORY}/kubelet.yaml"),
-        format!("--kubeconfig={}", layout.kubeconfig(&format!("kubelet-{node}")).display()),
+        format!(
+            "--kubeconfig={}",
+            layout.kubeconfig(&format!("kubelet-{node}")).display()
+        ),
         "--root-dir=/var/lib/kubelet".to_owned(),
         format!("--hostname-override={}", layout::node_name(node)),
         format!("--node-ip={}", layout::node_ip(node)),
@@ -254,7 +292,10 @@ mod tests {
         assert_eq!(config["tlsCertFile"], "/state/cluster/pki/kubelet-2.crt");
         assert_eq!(config["clusterDNS"][0], "10.96.0.10");
         let cni: serde_json::Value = serde_json::from_str(&cni_config(2)).unwrap();
-        assert_eq!(cni["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.244.2.0/24");
+        assert_eq!(
+            cni["plugins"][0]["ipam"]["ranges"][0][0]["subnet"],
+            "10.244.2.0/24"
+        );
     }
 
     #[test]

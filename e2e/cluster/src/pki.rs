@@ -22,14 +22,28 @@ struct Subject {
 
 impl Subject {
     fn client(file: &str, group: Option<&'static str>, user: &str) -> Self {
-        Self { file: file.to_owned(), group, user: user.to_owned(), names: Vec::new() }
+        Self {
+            file: file.to_owned(),
+            group,
+            user: user.to_owned(),
+            names: Vec::new(),
+        }
     }
 }
 
 fn subjects(nodes: u32) -> Vec<Subject> {
     let masters = Some("system:masters");
-    let api_names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
-    let api_addresses = [layout::API_SERVICE_IP, layout::node_ip(1), [127, 0, 0, 1].into()];
+    let api_names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "localhost",
+    ];
+    let api_addresses = [
+        layout::API_SERVICE_IP,
+        layout::node_ip(1),
+        [127, 0, 0, 1].into(),
+    ];
     let mut subjects = vec![
         Subject {
             names: (api_names.map(str::to_owned).into_iter())
@@ -37,7 +51,11 @@ fn subjects(nodes: u32) -> Vec<Subject> {
                 .collect(),
             ..Subject::client("apiserver", None, "kube-apiserver")
         },
-        Subject::client("apiserver-kubelet", masters, "kube-apiserver-kubelet-client"),
+        Subject::client(
+            "apiserver-kubelet",
+            masters,
+            "kube-apiserver-kubelet-client",
+        ),
         Subject::client("front-proxy", None, "front-proxy-client"),
         Subject::client("admin", masters, "admin"),
         Subject::client("controller-manager", None, "system:kube-controller-manager"),
@@ -66,7 +84,10 @@ pub(crate) fn write(layout: &Layout, nodes: u32) -> Result<()> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.distinguished_name = distinguished_name(None, "hearth-cluster");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    authority.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     let authority = CertifiedIssuer::self_signed(authority, key)?;
     fs::write(directory.join("ca.crt"), authority.pem())?;
 
@@ -76,13 +97,21 @@ pub(crate) fn write(layout: &Layout, nodes: u32) -> Result<()> {
         certificate.distinguished_name = distinguished_name(subject.group, &subject.user);
         certificate.use_authority_key_identifier_extension = true;
         certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        certificate.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        certificate.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let certificate = certificate
             .signed_by(&key, &authority)
             .with_context(|| format!("sign the certificate of {}", subject.user))?;
-        fs::write(directory.join(format!("{}.crt", subject.file)), certificate.pem())?;
-        write_secret(&directory.join(format!("{}.key", subject.file)), &key.serialize_pem())?;
+        fs::write(
+            directory.join(format!("{}.crt", subject.file)),
+            certificate.pem(),
+        )?;
+        write_secret(
+            &directory.join(format!("{}.key", subject.file)),
+            &key.serialize_pem(),
+        )?;
         let config = kubeconfig(&directory, &subject.file);
         write_secret(&layout.kubeconfig(&subject.file), &config)?;
     }
@@ -124,7 +153,12 @@ current-context: hearth
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    let file = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path);
+    let file = fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path);
     let mut file = file.with_context(|| format!("create {}", path.display()))?;
     std::io::Write::write_all(&mut file, text.as_bytes())
         .with_context(|| format!("write {}", path.display()))
@@ -147,6 +181,9 @@ mod tests {
     fn a_kubeconfig_is_yaml() {
         let text = kubeconfig(Path::new("/x/pki"), "admin");
         let value: serde_json::Value = serde_yaml::from_str(&text).unwrap();
-        assert_eq!(value["clusters"][0]["cluster"]["server"], "https://10.240.0.2:6443");
+        assert_eq!(
+            value["clusters"][0]["cluster"]["server"],
+            "https://10.240.0.2:6443"
+        );
     }
 }

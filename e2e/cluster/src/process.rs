@@ -46,7 +46,12 @@ impl Part {
     /// All parts of a cluster, in the order they stop.
     pub fn all(nodes: u32) -> Vec<Self> {
         let on_nodes = (1..=nodes).flat_map(|node| {
-            [Self::Kubelet(node), Self::Proxy(node), Self::Supervisor(node), Self::Containerd(node)]
+            [
+                Self::Kubelet(node),
+                Self::Proxy(node),
+                Self::Supervisor(node),
+                Self::Containerd(node),
+            ]
         });
         let control_plane = [
             Self::Dns,
@@ -99,7 +104,11 @@ impl FromStr for Part {
             "proxy" => Self::Proxy(node),
             _ => bail!(
                 "there is no part {text:?}; parts are {}",
-                Self::all(1).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                Self::all(1)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
         })
     }
@@ -133,8 +142,16 @@ impl Launch {
     /// The same, run by another program that ends by executing it (`nsenter`, `unshare`).
     pub fn under(self, program: &str, arguments: impl IntoIterator<Item = String>) -> Self {
         let own = std::iter::once(self.program.to_string_lossy().into_owned());
-        let all = arguments.into_iter().chain(["--".to_owned()]).chain(own).chain(self.arguments);
-        Self { program: program.into(), arguments: all.collect(), environment: self.environment }
+        let all = arguments
+            .into_iter()
+            .chain(["--".to_owned()])
+            .chain(own)
+            .chain(self.arguments);
+        Self {
+            program: program.into(),
+            arguments: all.collect(),
+            environment: self.environment,
+        }
     }
 
     /// The same, inside a network namespace. `nsenter`, not `ip netns exec`: that one mounts a fresh `/sys` without cgroups.
@@ -159,9 +176,16 @@ impl Record {
     /// Describes a process that was just started.
     pub fn of(pid: u32, launch: Launch) -> Result<Self> {
         let (_, start_time) = stat(pid).with_context(|| {
-            format!("{} ended as soon as it was started", launch.program.display())
+            format!(
+                "{} ended as soon as it was started",
+                launch.program.display()
+            )
         })?;
-        Ok(Self { pid, start_time, launch })
+        Ok(Self {
+            pid,
+            start_time,
+            launch,
+        })
     }
 
     /// Reads a part's record; `None` where the part was never started.
@@ -178,7 +202,10 @@ impl Record {
 
     /// Writes the record, whole or not at all.
     pub fn write(&self, layout: &Layout, part: Part) -> Result<()> {
-        write_atomically(&record_path(layout, part), &serde_json::to_vec_pretty(self)?)
+        write_atomically(
+            &record_path(layout, part),
+            &serde_json::to_vec_pretty(self)?,
+        )
     }
 
     /// Whether that very process runs; a zombie does not.
@@ -188,9 +215,13 @@ impl Record {
 
     /// Sends a signal to that very process, or to nobody.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let Some(pid) = Pid::from_raw(self.pid as i32) else { return Ok(()) };
+        let Some(pid) = Pid::from_raw(self.pid as i32) else {
+            return Ok(());
+        };
         // The descriptor names one process for good, so what is checked is what gets the signal.
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return Ok(());
+        };
         if self.is_alive() {
             match pidfd_send_signal(process.as_fd(), signal) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => {}
@@ -218,12 +249,17 @@ impl Record {
     }
 
     fn wait_gone(&self, deadline: Duration) -> Result<()> {
-        wait_for("a process to end", deadline, Duration::from_millis(20), || {
-            Ok(match self.is_alive() {
-                true => Look::NotYet(format!("process {} still runs", self.pid)),
-                false => Look::Done(()),
-            })
-        })
+        wait_for(
+            "a process to end",
+            deadline,
+            Duration::from_millis(20),
+            || {
+                Ok(match self.is_alive() {
+                    true => Look::NotYet(format!("process {} still runs", self.pid)),
+                    false => Look::Done(()),
+                })
+            },
+        )
     }
 }
 
@@ -297,7 +333,10 @@ mod tests {
     #[test]
     fn stat_survives_odd_names() {
         let tail = "1 1 1 0 -1 4194560 1 0 0 0 1 2 3 4 20 0 1 0 98765 1000 10";
-        assert_eq!(parse_stat(&format!("7 (a) b (c) S {tail}")), Some(('S', 98765)));
+        assert_eq!(
+            parse_stat(&format!("7 (a) b (c) S {tail}")),
+            Some(('S', 98765))
+        );
         assert_eq!(parse_stat("nonsense"), None);
     }
 
@@ -316,13 +355,22 @@ mod tests {
             assert_eq!(part.to_string().parse::<Part>().unwrap(), part);
         }
         assert_eq!("kubelet".parse::<Part>().unwrap(), Part::Kubelet(1));
-        assert!("kublet".parse::<Part>().unwrap_err().to_string().contains("kubelet-1"));
+        assert!(
+            "kublet"
+                .parse::<Part>()
+                .unwrap_err()
+                .to_string()
+                .contains("kubelet-1")
+        );
     }
 
     #[test]
     fn wrappers_keep_the_order() {
         let launch = Launch::new("/bin/a", ["x"]).in_netns("hearth-n1");
         assert_eq!(launch.program, Path::new("nsenter"));
-        assert_eq!(launch.arguments, ["--net=/run/netns/hearth-n1", "--", "/bin/a", "x"]);
+        assert_eq!(
+            launch.arguments,
+            ["--net=/run/netns/hearth-n1", "--", "/bin/a", "x"]
+        );
     }
 }

@@ -16,11 +16,17 @@ struct Name<'a> {
 }
 
 fn parse(name: &str) -> Result<Name<'_>> {
-    let rest = name.strip_prefix(REGISTRY).and_then(|rest| rest.strip_prefix('/'));
+    let rest = name
+        .strip_prefix(REGISTRY)
+        .and_then(|rest| rest.strip_prefix('/'));
     let rest = rest.with_context(|| format!("{name} must start with {REGISTRY}/"))?;
-    let (repository, tag) =
-        rest.rsplit_once(':').with_context(|| format!("{name} must end with a tag"))?;
-    ensure!(!repository.is_empty() && !tag.is_empty(), "{name} lacks a repository or a tag");
+    let (repository, tag) = rest
+        .rsplit_once(':')
+        .with_context(|| format!("{name} must end with a tag"))?;
+    ensure!(
+        !repository.is_empty() && !tag.is_empty(),
+        "{name} lacks a repository or a tag"
+    );
     Ok(Name { repository, tag })
 }
 
@@ -43,7 +49,12 @@ pub fn push(name: &str, image: &Packed) -> Result<bool> {
         push_blob(repository, blob).with_context(|| format!("push a layer of {name}"))?;
     }
     let path = format!("/v2/{repository}/manifests/{tag}");
-    let answer = ask("PUT", &path, Some(&image.manifest.media_type), &image.manifest.bytes)?;
+    let answer = ask(
+        "PUT",
+        &path,
+        Some(&image.manifest.media_type),
+        &image.manifest.bytes,
+    )?;
     expect(&answer, 201, "the manifest").with_context(|| format!("push {name}"))?;
     Ok(true)
 }
@@ -53,7 +64,12 @@ pub fn tagged(name: &str) -> Result<Option<String>> {
     let Name { repository, tag } = parse(name)?;
     let path = format!("/v2/{repository}/manifests/{tag}");
     let accept = [("Accept", "application/vnd.oci.image.manifest.v1+json")];
-    let request = Request { method: "HEAD", path: &path, headers: &accept, body: b"" };
+    let request = Request {
+        method: "HEAD",
+        path: &path,
+        headers: &accept,
+        body: b"",
+    };
     let answer = send(address(), REGISTRY, request)?;
     match answer.status {
         404 => Ok(None),
@@ -63,13 +79,25 @@ pub fn tagged(name: &str) -> Result<Option<String>> {
 }
 
 fn push_blob(repository: &str, blob: &Blob) -> Result<()> {
-    let found = ask("HEAD", &format!("/v2/{repository}/blobs/{}", blob.digest), None, b"")?;
+    let found = ask(
+        "HEAD",
+        &format!("/v2/{repository}/blobs/{}", blob.digest),
+        None,
+        b"",
+    )?;
     if found.status == 200 {
         return Ok(());
     }
-    let upload = ask("POST", &format!("/v2/{repository}/blobs/uploads/"), None, b"")?;
+    let upload = ask(
+        "POST",
+        &format!("/v2/{repository}/blobs/uploads/"),
+        None,
+        b"",
+    )?;
     expect(&upload, 202, "an upload")?;
-    let location = upload.header("location").context("the registry names no place to upload to")?;
+    let location = upload
+        .header("location")
+        .context("the registry names no place to upload to")?;
     let path = upload_path(location, &blob.digest);
     let answer = ask("PUT", &path, Some("application/octet-stream"), &blob.bytes)?;
     expect(&answer, 201, "a blob")
@@ -87,7 +115,16 @@ fn upload_path(location: &str, digest: &str) -> String {
 
 fn ask(method: &str, path: &str, content_type: Option<&str>, body: &[u8]) -> Result<Response> {
     let header = content_type.map(|value| ("Content-Type", value));
-    send(address(), REGISTRY, Request { method, path, headers: header.as_slice(), body })
+    send(
+        address(),
+        REGISTRY,
+        Request {
+            method,
+            path,
+            headers: header.as_slice(),
+            body,
+        },
+    )
 }
 
 fn expect(answer: &Response, status: u16, what: &str) -> Result<()> {
@@ -111,7 +148,13 @@ mod tests {
     #[test]
     fn names_are_split() {
         let name = parse("localhost:5000/hearth/operator:dev").unwrap();
-        assert_eq!(name, Name { repository: "hearth/operator", tag: "dev" });
+        assert_eq!(
+            name,
+            Name {
+                repository: "hearth/operator",
+                tag: "dev"
+            }
+        );
         assert!(parse("docker.io/library/busybox:1").is_err());
         assert!(parse("localhost:5000/hearth").is_err());
     }
@@ -119,7 +162,10 @@ mod tests {
     #[test]
     fn uploads_go_where_the_registry_says() {
         let cases = [
-            ("http://localhost:5000/v2/a/uploads/1?_state=x", "/v2/a/uploads/1?_state=x&digest=d"),
+            (
+                "http://localhost:5000/v2/a/uploads/1?_state=x",
+                "/v2/a/uploads/1?_state=x&digest=d",
+            ),
             ("/v2/a/uploads/1", "/v2/a/uploads/1?digest=d"),
         ];
         for (location, expected) in cases {

@@ -10,14 +10,20 @@ pub struct Steps {
 
 impl Default for Steps {
     fn default() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 }
 
 impl Steps {
     /// Says what begins now.
     pub fn step(&self, what: impl AsRef<str>) {
-        println!("[{:>6.1} s] {}", self.elapsed().as_secs_f64(), what.as_ref());
+        println!(
+            "[{:>6.1} s] {}",
+            self.elapsed().as_secs_f64(),
+            what.as_ref()
+        );
     }
 
     /// Time since the first step.

@@ -26,7 +26,11 @@ pub fn run(layout: &Layout, number: NodeNumber) -> Result<()> {
             }
         }
         // One that cannot start must not take the processor; one that was restarted should be back at once.
-        let pause = if started.elapsed() > Duration::from_secs(2) { 50 } else { 500 };
+        let pause = if started.elapsed() > Duration::from_secs(2) {
+            50
+        } else {
+            500
+        };
         std::thread::sleep(Duration::from_millis(pause));
     }
 }

@@ -35,12 +35,18 @@ pub fn build(layout: &Layout, steps: &Steps) -> Result<()> {
         let module = read(layout, name)?;
         let stamp_file = layout.tools().with_file_name(format!("{name}.stamp"));
         let is_current = fs::read_to_string(&stamp_file).is_ok_and(|stamp| stamp == module.stamp)
-            && module.targets.iter().all(|target| layout.tool(&target.program).is_file());
+            && module
+                .targets
+                .iter()
+                .all(|target| layout.tool(&target.program).is_file());
         if is_current {
             continue;
         }
         for target in &module.targets {
-            steps.step(format!("build {} (Go; minutes the first time)", target.program));
+            steps.step(format!(
+                "build {} (Go; minutes the first time)",
+                target.program
+            ));
             go_build(&module, target, &layout.tool(&target.program))?;
         }
         write_atomically(&stamp_file, module.stamp.as_bytes())?;
@@ -65,14 +71,25 @@ fn read(layout: &Layout, name: &str) -> Result<Module> {
     };
     let go_mod = file("go.mod")?;
     let (targets, source) = match name {
-        "coredns" => {
-            (vec![Target { package: ".".to_owned(), program: name.to_owned() }], file("main.go")?)
-        }
+        "coredns" => (
+            vec![Target {
+                package: ".".to_owned(),
+                program: name.to_owned(),
+            }],
+            file("main.go")?,
+        ),
         _ => (tool_targets(&go_mod), String::new()),
     };
     let link_flags = link_flags(&go_mod);
-    let inputs = [&go_mod, &file("go.sum")?, &source, &link_flags].map(String::as_str).join("\0");
-    Ok(Module { directory, targets, link_flags, stamp: digest(inputs.as_bytes()) })
+    let inputs = [&go_mod, &file("go.sum")?, &source, &link_flags]
+        .map(String::as_str)
+        .join("\0");
+    Ok(Module {
+        directory,
+        targets,
+        link_flags,
+        stamp: digest(inputs.as_bytes()),
+    })
 }
 
 /// The `tool` lines of a go.mod.
@@ -100,7 +117,10 @@ fn tool_targets(go_mod: &str) -> Vec<Target> {
             "go.etcd.io/etcd/server/v3" => "etcd",
             _ => package.rsplit('/').next().unwrap_or(package),
         };
-        targets.push(Target { package: package.to_owned(), program: program.to_owned() });
+        targets.push(Target {
+            package: package.to_owned(),
+            program: program.to_owned(),
+        });
     }
     targets
 }
@@ -124,14 +144,24 @@ fn link_flags(go_mod: &str) -> String {
 
 fn module_version(go_mod: &str, module: &str) -> Option<String> {
     go_mod.lines().find_map(|line| {
-        let mut words = line.trim().trim_start_matches("require ").split_whitespace();
-        (words.next() == Some(module)).then(|| words.next().map(str::to_owned)).flatten()
+        let mut words = line
+            .trim()
+            .trim_start_matches("require ")
+            .split_whitespace();
+        (words.next() == Some(module))
+            .then(|| words.next().map(str::to_owned))
+            .flatten()
     })
 }
 
 fn go_build(module: &Module, target: &Target, output: &Path) -> Result<()> {
     let status = Command::new("go")
-        .args(["build", "-mod=readonly", "-trimpath", "-tags=no_btrfs,no_zfs"])
+        .args([
+            "build",
+            "-mod=readonly",
+            "-trimpath",
+            "-tags=no_btrfs,no_zfs",
+        ])
         .args(["-ldflags", &module.link_flags, "-o"])
         .arg(output)
         .arg(&target.package)
@@ -155,7 +185,10 @@ mod tests {
 
     #[test]
     fn programs_come_from_the_tool_lines() {
-        let names: Vec<String> = tool_targets(GO_MOD).into_iter().map(|t| t.program).collect();
+        let names: Vec<String> = tool_targets(GO_MOD)
+            .into_iter()
+            .map(|t| t.program)
+            .collect();
         assert_eq!(names, ["etcd", "kubelet"]);
     }
 

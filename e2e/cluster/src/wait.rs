@@ -44,7 +44,11 @@ mod tests {
         let mut looks = 0;
         let waited = wait_for("three", Duration::from_secs(5), Duration::ZERO, || {
             looks += 1;
-            Ok(if looks == 3 { Look::Done(looks) } else { Look::NotYet("counting".to_owned()) })
+            Ok(if looks == 3 {
+                Look::Done(looks)
+            } else {
+                Look::NotYet("counting".to_owned())
+            })
         });
         assert_eq!(waited.unwrap(), 3);
         let late = wait_for("never", Duration::ZERO, Duration::ZERO, || {
