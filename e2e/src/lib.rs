@@ -1,1 +1,9 @@
-//! Being written.
+//! What the cluster tests and benches share: a namespace per case, calls, waits, load, figures.
+
+pub mod call;
+pub mod cx;
+pub mod figure;
+pub mod load;
+pub mod wait;
+
+pub use cx::{Cx, SETTLE, manifest};

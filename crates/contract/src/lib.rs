@@ -19,6 +19,11 @@ pub mod outcome;
 )]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/hearth.v1.rs"));
+
+    /// Bytes that a message takes on the wire.
+    pub fn encoded_len(message: &impl prost::Message) -> usize {
+        message.encoded_len()
+    }
 }
 
 pub use function::{Function, FunctionKey, Invalid, Limits};

@@ -1,1 +1,84 @@
-//! Being written.
+//! Good and bad guests. C guests are built from source with clang and wasi-libc; those that no compiler would make are
+//! written as text. Everything is built once and kept by the digest of its sources.
+
+mod build;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Every guest. A test runs each of them; see `engine/tests`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Guest {
+    /// `examples/hello-c`: greets, and names what `$GREETING` says.
+    Hello,
+    /// One component with a behaviour for each path: `/trap`, `/spin`, `/hoard`, `/never`, `/fetch?url=`, `/log`, `/echo`,
+    /// `/env?name=`, `/big`.
+    Mischief,
+    /// A command: prints its arguments and exits with the code in the first.
+    Command,
+    /// A component that imports `acme:db/store`.
+    UnknownImport,
+    /// A core module with nothing in it.
+    CoreModule,
+    /// The first half of a component.
+    Truncated,
+    /// A component that exports nothing.
+    NoEntry,
+}
+
+impl Guest {
+    /// Every guest.
+    pub const ALL: [Self; 7] = [
+        Self::Hello,
+        Self::Mischief,
+        Self::Command,
+        Self::UnknownImport,
+        Self::CoreModule,
+        Self::Truncated,
+        Self::NoEntry,
+    ];
+
+    /// Name of its file, without `.wasm`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello-c",
+            Self::Mischief => "mischief",
+            Self::Command => "command",
+            Self::UnknownImport => "unknown-import",
+            Self::CoreModule => "core-module",
+            Self::Truncated => "truncated",
+            Self::NoEntry => "no-entry",
+        }
+    }
+
+    /// The bytes, built when they are not there yet.
+    ///
+    /// # Errors
+    /// When clang or wasi-libc are missing, or a source does not compile.
+    pub fn wasm(self) -> Result<Vec<u8>> {
+        let root = repository();
+        let guests = root.join("crates/test-guests/guests");
+        match self {
+            Self::Hello => build::http_component(&root, &root.join("examples/hello-c/hello.c")),
+            Self::Mischief => build::http_component(&root, &guests.join("mischief.c")),
+            Self::Command => build::command_component(&guests.join("command.c")),
+            Self::UnknownImport => build::text(
+                r#"(component (import "acme:db/store@1.0.0" (instance (export "get" (func (result u32))))))"#,
+            ),
+            Self::CoreModule => build::text("(module)"),
+            Self::Truncated => {
+                let mut whole = Self::Hello.wasm()?;
+                whole.truncate(whole.len() / 2);
+                Ok(whole)
+            }
+            Self::NoEntry => build::text("(component)"),
+        }
+        .with_context(|| format!("build the guest {}", self.name()))
+    }
+}
+
+/// The repository's root: this crate is only used inside it.
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

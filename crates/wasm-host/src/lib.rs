@@ -1,1 +1,27 @@
-//! Being written.
+//! Runs functions: the only wasmtime configuration, loading of artifacts, limits, pools of warm instances, calls and
+//! their outcomes. Knows no Kubernetes, no containerd and no OCI registry.
+//!
+//! The engine process and `hearth serve` are thin rims around [`Host`]: they place functions and read reports.
+
+pub mod artifact;
+pub mod bundle;
+pub mod call;
+pub mod capability;
+#[cfg(feature = "compile")]
+pub mod compile;
+pub mod engine;
+pub mod function;
+pub mod host;
+mod instance;
+mod limits;
+pub mod logs;
+pub mod metrics;
+mod pool;
+pub mod serve;
+
+pub use artifact::Artifact;
+pub use bundle::{BundleError, BundleKind};
+pub use engine::{Engine, EngineSettings};
+pub use function::HostedFunction;
+pub use host::{Host, HostSettings, PlaceError, Placed};
+pub use instance::State;

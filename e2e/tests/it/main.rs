@@ -1,2 +1,98 @@
-//! Being written.
-fn main() {}
+//! The cluster tests, grouped by subject. `cargo xtask e2e [FILTER]` runs them; a filter that matches nothing fails.
+
+mod bad_input;
+mod cli;
+mod hostile;
+mod pods;
+mod slice;
+mod support;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use hearth_e2e::Cx;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A case: what it does with a namespace of its own.
+type Case = for<'a> fn(&'a Cx) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// Lists the async functions of a module as cases.
+macro_rules! cases {
+    ($group:literal: $($module:ident::$name:ident),+ $(,)?) => {
+        [$((concat!($group, "::", stringify!($name)), (|cx| Box::pin($module::$name(cx))) as Case)),+]
+    };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One machine and one cluster: cases that run together would measure each other.
+    arguments.test_threads = Some(1);
+    let cases = cases!("slice":
+        slice::an_applied_function_answers_through_its_service,
+        slice::scale_says_eight_when_eight_are_warm,
+        slice::a_changed_bundle_replaces_the_old_one_without_a_failed_call,
+        slice::log_lines_carry_the_functions_name,
+        slice::a_deleted_function_leaves_nothing_behind,
+        slice::calls_go_on_while_the_operator_is_away,
+        slice::egress_is_denied_unless_listed,
+        slice::the_support_agent_runs_its_whole_loop,
+        slice::the_operator_tells_about_itself,
+        slice::the_installer_restarts_containerd_only_when_something_changed,
+    )
+    .into_iter()
+    .chain(cases!("pods":
+        pods::a_bundle_runs_as_an_ordinary_pod,
+        pods::a_wasm_artifact_runs_as_an_ordinary_pod,
+        pods::a_deleted_pod_leaves_nothing_behind,
+        pods::an_image_that_is_no_bundle_says_so_in_the_pods_events,
+        pods::exec_is_refused_with_a_reason,
+    ))
+    .chain(cases!("bad-input":
+        bad_input::the_api_server_refuses_impossible_manifests,
+        bad_input::an_image_that_does_not_exist,
+        bad_input::a_registry_that_does_not_answer,
+        bad_input::a_linux_container,
+        bad_input::an_import_that_hearth_does_not_offer,
+        bad_input::a_core_module,
+        bad_input::a_truncated_file,
+        bad_input::a_component_without_entry,
+        bad_input::a_service_that_belongs_to_somebody_else,
+    ))
+    .chain(cases!("hostile":
+        hostile::a_trap_is_one_calls_problem,
+        hostile::a_spinning_guest_is_cut,
+        hostile::a_hoarding_guest_is_cut,
+        hostile::a_guest_that_never_answers_is_cut,
+        hostile::more_calls_than_allowed_are_refused,
+    ))
+    .chain(cases!("cli":
+        cli::serve_answers_without_a_cluster,
+    ));
+    let trials: Vec<Trial> = cases
+        .map(|(name, case)| Trial::test(name, move || run(name, case).map_err(|error| Failed::from(format!("{error:?}")))))
+        .collect();
+    if let Some(filter) = &arguments.filter
+        && !trials.iter().any(|trial| trial.name().contains(filter.as_str()))
+    {
+        eprintln!("no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, cli");
+        return ExitCode::from(2);
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn run(name: &str, case: Case) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let group = name.split("::").next().unwrap_or(name);
+        let cx = Cx::new(group).await?;
+        let outcome = case(&cx).await.with_context(|| format!("in namespace {}", cx.namespace));
+        if let Err(error) = &outcome {
+            support::report(&cx, error).await;
+        }
+        // A failed case is cleaned up too, so that the next one meets the cluster it expects.
+        let closed = cx.close().await;
+        outcome.and(closed)
+    })
+}

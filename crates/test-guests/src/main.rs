@@ -1,0 +1,63 @@
+//! Builds all guests and examples into a folder: `NAME.wasm` each.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use hearth_test_guests::Guest;
+
+/// Builds the guests that tests and examples use.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Folder to write to.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    std::fs::create_dir_all(&arguments.out)?;
+    for guest in Guest::ALL {
+        write(&arguments.out, guest.name(), &guest.wasm()?)?;
+    }
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut folders: Vec<_> = std::fs::read_dir(&examples)?.collect::<Result<Vec<_>, _>>()?;
+    folders.sort_by_key(std::fs::DirEntry::file_name);
+    for folder in folders.into_iter().filter(|folder| folder.path().join("package.json").is_file()) {
+        let name = folder.file_name().to_string_lossy().into_owned();
+        write(&arguments.out, &name, &javascript(&folder.path(), &name)?)?;
+    }
+    Ok(())
+}
+
+/// `npm ci && npm run build`, skipped when the result is newer than every source.
+fn javascript(folder: &Path, name: &str) -> Result<Vec<u8>> {
+    let built = folder.join("dist").join(format!("{name}.wasm"));
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
+    let sources = std::fs::read_dir(folder.join("src"))?.map(|entry| entry.map(|entry| entry.path()));
+    let mut newest = modified(&folder.join("package-lock.json"))?;
+    for source in sources {
+        newest = newest.max(modified(&source?)?);
+    }
+    if !modified(&built).is_ok_and(|built| built > newest) {
+        for arguments in [&["ci", "--no-audit", "--no-fund"][..], &["run", "build"]] {
+            let ended = Command::new("npm").args(arguments).current_dir(folder).status().context("start npm; it comes with Node.js")?;
+            if !ended.success() {
+                bail!("npm {} failed in examples/{name}", arguments.join(" "));
+            }
+        }
+    }
+    std::fs::read(&built).with_context(|| format!("npm run build in examples/{name} made no dist/{name}.wasm"))
+}
+
+fn write(out: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = out.join(format!("{name}.wasm"));
+    // An unchanged file keeps its time: what is made of it need not be made again.
+    if std::fs::read(&path).is_ok_and(|before| before == bytes) {
+        return Ok(());
+    }
+    std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+    println!("{} ({} bytes)", path.display(), bytes.len());
+    Ok(())
+}

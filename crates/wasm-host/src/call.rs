@@ -1,0 +1,319 @@
+//! One call: a place, an instance, the guest, the answer, and exactly one outcome.
+//!
+//! The guest runs in a task of its own, so that it can go on after the head of its answer. The task is ended by the
+//! call's deadline, or at once when the caller goes away before the answer is complete.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use hearth_contract::{Outcome, StartKind};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use wasmtime_wasi_http::handler::{Prepared, Proxy};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
+
+use crate::function::{HostedFunction, Place, StartError};
+use crate::instance::{Instance, State};
+
+/// The header of answers that Hearth itself makes: a word of [`Outcome`].
+pub const OUTCOME_HEADER: &str = "hearth-outcome";
+
+/// Body of an answer, the guest's or ours.
+pub type AnswerBody = http_body_util::Either<GuestBody, Full<Bytes>>;
+
+/// What is known of one call. It is counted when the last part that takes part in it lets go.
+struct Call {
+    function: Arc<HostedFunction>,
+    started: Instant,
+    start: OnceLock<StartKind>,
+    end: OnceLock<(Outcome, Instant)>,
+    too_large: AtomicBool,
+}
+
+impl Call {
+    /// The first word about how the call ended stands.
+    fn end(&self, outcome: Outcome) {
+        // A second word is not an error: the deadline may fire while the last byte goes out.
+        let _ = self.end.set((outcome, Instant::now()));
+    }
+
+    fn note(&self, outcome: Outcome, problem: &str) {
+        self.function.grants.stderr.note(&format!("call ended {outcome}: {problem}"));
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        self.end.get().map(|(outcome, _)| *outcome)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let (outcome, ended) = self.end.get().copied().unwrap_or((Outcome::ClientGone, Instant::now()));
+        let start = self.start.get().copied().unwrap_or(StartKind::Instantiate);
+        let key = &self.function.spec.key;
+        let metrics = &self.function.shared.metrics;
+        metrics.count(&key.namespace, &key.name, outcome, start);
+        let labels = [key.namespace.as_str(), key.name.as_str(), start.as_str()];
+        metrics.duration.with_label_values(&labels).observe((ended - self.started).as_secs_f64());
+        self.function.tally.count(outcome, start);
+    }
+}
+
+/// Ends the guest's task when it is dropped, unless it was let go.
+struct Guest(Option<JoinHandle<()>>);
+
+impl Guest {
+    fn let_go(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}
+
+/// Answers one request. Never fails: what goes wrong is an answer with an outcome.
+pub async fn handle<B>(function: Arc<HostedFunction>, request: Request<B>) -> Result<Response<AnswerBody>, Infallible>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let call = Arc::new(Call {
+        function: function.clone(),
+        started: Instant::now(),
+        start: OnceLock::new(),
+        end: OnceLock::new(),
+        too_large: AtomicBool::new(false),
+    });
+    Ok(match answer(&function, &call, request).await {
+        Ok(response) => response,
+        Err((outcome, problem)) => {
+            call.end(outcome);
+            call.note(outcome, &problem);
+            refusal(outcome, &problem)
+        }
+    })
+}
+
+async fn answer<B>(
+    function: &Arc<HostedFunction>,
+    call: &Arc<Call>,
+    request: Request<B>,
+) -> Result<Response<AnswerBody>, (Outcome, String)>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let limits = &function.spec.limits;
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > limits.request_body_bytes) {
+        return Err((Outcome::TooLarge, format!("the request body has more than {} bytes", limits.request_body_bytes)));
+    }
+    let Some(place) = function.place().await else {
+        let problem = format!(
+            "{} calls run and {} wait, which is all that the function allows",
+            limits.concurrency, limits.queue_length
+        );
+        return Err((Outcome::Overloaded, problem));
+    };
+    let (instance, start) = function.activate().await.map_err(|error| match error {
+        StartError::Deadline => (Outcome::DeadlineExceeded, error.to_string()),
+        StartError::Failed(_) => (Outcome::Unavailable, error.to_string()),
+    })?;
+    // The first word about the start stands too.
+    let _ = call.start.set(start);
+    let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
+    let (sender, receiver) = oneshot::channel();
+    let request = bounded(request, limits.request_body_bytes, call);
+    let mut guest = Guest(Some(tokio::spawn(run(instance, request, sender, call.clone(), place, deadline))));
+    match receiver.await {
+        Ok(Ok(response)) => Ok(response.map(|body| AnswerBody::Left(GuestBody::new(body, call.clone(), guest)))),
+        Ok(Err(error)) => Err((Outcome::Trapped, format!("the guest answered with an error: {error}"))),
+        Err(_) => {
+            // The sender went with the guest: its task says how it ended.
+            let problem = match guest.0.take() {
+                Some(task) => task.await.err().map(|error| error.to_string()),
+                None => None,
+            };
+            let outcome = call.outcome().unwrap_or(Outcome::Trapped);
+            Err((outcome, problem.unwrap_or_else(|| sentence(outcome, limits.deadline))))
+        }
+    }
+}
+
+fn sentence(outcome: Outcome, deadline: std::time::Duration) -> String {
+    match outcome {
+        Outcome::DeadlineExceeded => format!("no complete answer within {} ms", deadline.as_millis()),
+        Outcome::OutOfMemory => "the guest reached its memory limit".to_owned(),
+        Outcome::TooLarge => "the request body is larger than the function accepts".to_owned(),
+        _ => "the guest ended without an answer".to_owned(),
+    }
+}
+
+type Answer = Result<Response<WasiBody>, Error>;
+
+/// Runs the guest to its end or to its deadline, and says how it ended.
+async fn run(
+    mut instance: Instance,
+    request: Request<WasiBody>,
+    sender: oneshot::Sender<Answer>,
+    call: Arc<Call>,
+    place: Place,
+    deadline: tokio::time::Instant,
+) {
+    let ended = tokio::time::timeout_at(deadline, guest(&mut instance, request, sender)).await;
+    match ended {
+        // Whether it answered is seen by who waits for the answer.
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let outcome = if instance.store.data().limiter.refused {
+                Outcome::OutOfMemory
+            } else if call.too_large.load(Ordering::Relaxed) {
+                Outcome::TooLarge
+            } else {
+                Outcome::Trapped
+            };
+            call.function.grants.stderr.note(&format!("guest {outcome}: {error:#}"));
+            call.end(outcome);
+        }
+        Err(_) => call.end(Outcome::DeadlineExceeded),
+    }
+    // In this order: an answer that is still being sent breaks only after its outcome is known.
+    drop(instance);
+    drop(place);
+}
+
+async fn guest(instance: &mut Instance, request: Request<WasiBody>, sender: oneshot::Sender<Answer>) -> wasmtime::Result<()> {
+    let Instance { store, proxy } = instance;
+    match proxy {
+        Proxy::P2(guest) => {
+            let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+            let answer = store.data_mut().http().new_response_outparam_from_callback(move |answer| {
+                // Nobody may be left to hear it.
+                let _ = sender.send(answer.map_err(|code| Error::InternalError(Some(format!("{code:?}")))));
+            })?;
+            guest.wasi_http_incoming_handler().call_handle(&mut *store, request, answer).await
+        }
+        Proxy::P3(_) => {
+            let (first, answered) = futures::channel::oneshot::channel();
+            let relay = async move {
+                if let Ok(Ok(response)) = answered.await {
+                    let _ = sender.send(Ok(response));
+                }
+            };
+            let proxy = &*proxy;
+            let prepared = Prepared::new(wasmtime::AsContextMut::as_context_mut(store), proxy, request, State::http, first)?;
+            let call = store.run_concurrent(async move |accessor| prepared.run(accessor, std::future::pending()).await);
+            let (result, ()) = futures::future::join(call, relay).await;
+            result?.map(|_| ())
+        }
+    }
+}
+
+/// A request whose body ends with an error at `limit` bytes.
+fn bounded<B>(request: Request<B>, limit: u64, call: &Arc<Call>) -> Request<WasiBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let call = call.clone();
+    request.map(|body| {
+        Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX))
+            .map_err(move |error| {
+                if error.is::<LengthLimitError>() {
+                    call.too_large.store(true, Ordering::Relaxed);
+                    Error::HttpRequestBodySize(Some(limit))
+                } else {
+                    Error::InternalError(Some(error.to_string()))
+                }
+            })
+            .boxed_unsync()
+    })
+}
+
+/// The body of a guest's answer. Its end is the call's.
+pub struct GuestBody {
+    inner: WasiBody,
+    call: Arc<Call>,
+    guest: Guest,
+}
+
+impl std::fmt::Debug for GuestBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestBody").finish_non_exhaustive()
+    }
+}
+
+impl GuestBody {
+    fn new(inner: WasiBody, call: Arc<Call>, guest: Guest) -> Self {
+        Self { inner, call, guest }
+    }
+
+    fn complete(&mut self) {
+        self.call.end(Outcome::Answered);
+        self.guest.let_go();
+    }
+}
+
+impl Drop for GuestBody {
+    fn drop(&mut self) {
+        if self.inner.is_end_stream() {
+            self.complete();
+        } else {
+            // The caller went away, or the guest broke off, which has been said by now.
+            self.call.end(Outcome::ClientGone);
+        }
+    }
+}
+
+impl Body for GuestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            None => self.complete(),
+            // The last byte of a known length: hyper does not ask again.
+            Some(Ok(_)) if self.inner.size_hint().exact() == Some(0) => self.complete(),
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.call.end(Outcome::Trapped),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn refusal(outcome: Outcome, problem: &str) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::Right(Full::new(Bytes::from(format!("{outcome}: {problem}\n")))));
+    let status = outcome.status().unwrap_or(500);
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(OUTCOME_HEADER, HeaderValue::from_static(outcome.as_str()));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if status == 503 {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}

@@ -1,0 +1,152 @@
+//! Calls out: only hosts that the function's rules name, over connections of our own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Scheme as UriScheme;
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use hearth_contract::egress::{EgressRule, Scheme};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use super::names::Names;
+use crate::logs::LogSink;
+
+/// What a guest's own timeouts default to; the call's deadline is usually shorter.
+const CONNECT: Duration = Duration::from_secs(10);
+const FIRST_BYTE: Duration = Duration::from_secs(600);
+
+/// What all calls out of a process share.
+#[derive(Clone)]
+pub(crate) struct Outside {
+    pub(crate) names: Names,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+}
+
+/// The hooks of one instance.
+pub(crate) struct Egress {
+    pub(crate) outside: Outside,
+    pub(crate) rules: Arc<[EgressRule]>,
+    pub(crate) log: LogSink,
+}
+
+impl WasiHttpHooks for Egress {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        // How the guest's side ended its reading of the answer; nobody waits for it.
+        _received: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>> + Send>
+    {
+        let target = Target::of(request.uri());
+        let refused = match &target {
+            Ok(target) if self.rules.iter().any(|rule| rule.allows(target.scheme, &target.host, target.port)) => None,
+            Ok(target) => {
+                self.log.note(&format!(
+                    "call to {}:{} denied: no rule of spec.egress.allow names it",
+                    target.host, target.port
+                ));
+                Some(Error::HttpRequestDenied)
+            }
+            Err(_) => Some(Error::HttpRequestUriInvalid),
+        };
+        let outside = self.outside.clone();
+        let log = self.log.clone();
+        Box::new(async move {
+            if let Some(error) = refused {
+                return Err(error);
+            }
+            send(&outside, target?, request, options, &log).await
+        })
+    }
+}
+
+/// Where a request goes.
+struct Target {
+    scheme: Scheme,
+    host: String,
+    port: u16,
+}
+
+impl Target {
+    fn of(uri: &http::Uri) -> Result<Self, Error> {
+        let scheme = match uri.scheme() {
+            Some(scheme) if *scheme == UriScheme::HTTP => Scheme::Http,
+            _ => Scheme::Https,
+        };
+        let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
+        let port = authority.port_u16().unwrap_or(scheme.default_port());
+        Ok(Self { scheme, host: authority.host().to_owned(), port })
+    }
+}
+
+async fn send(
+    outside: &Outside,
+    target: Target,
+    mut request: http::Request<WasiBody>,
+    options: Option<RequestOptions>,
+    log: &LogSink,
+) -> Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error> {
+    let connect_timeout = options.and_then(|options| options.connect_timeout).unwrap_or(CONNECT);
+    let first_byte_timeout = options.and_then(|options| options.first_byte_timeout).unwrap_or(FIRST_BYTE);
+    let stream = tokio::time::timeout(connect_timeout, connect(outside, &target, log))
+        .await
+        .map_err(|_| Error::ConnectionTimeout)??;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // The connection is driven beside the guest and ends with the body, or when the guest drops it.
+    let driver = tokio::spawn(connection);
+    // Scheme and authority in the request line would address a proxy.
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
+    let response = tokio::time::timeout(first_byte_timeout, sender.send_request(request))
+        .await
+        .map_err(|_| Error::ConnectionReadTimeout)??;
+    let io = async move {
+        match driver.await {
+            Ok(Err(error)) => Err(Error::from(error)),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    };
+    Ok((response.map(|body| body.map_err(Error::from).boxed_unsync()), Box::new(io)))
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(outside: &Outside, target: &Target, log: &LogSink) -> Result<Box<dyn Stream>, Error> {
+    let addresses = outside.names.lookup(&target.host, target.port).await.map_err(|error| {
+        log.note(&error.to_string());
+        Error::DnsError { rcode: Some(error.to_string()), info_code: None }
+    })?;
+    let mut last = None;
+    let mut connected = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                connected = Some(stream);
+                break;
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    let Some(stream) = connected else {
+        let error = last.unwrap_or_else(|| std::io::Error::other("the name has no address"));
+        log.note(&format!("call to {}:{} failed: {error}", target.host, target.port));
+        return Err(Error::Connect(error));
+    };
+    // Small requests and answers: waiting to fill a segment only costs time.
+    stream.set_nodelay(true).map_err(Error::Connect)?;
+    match target.scheme {
+        Scheme::Http => Ok(Box::new(stream)),
+        Scheme::Https => {
+            let bare = target.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            let name = ServerName::try_from(bare).map_err(|_| Error::TlsCertificateError)?;
+            let connector = tokio_rustls::TlsConnector::from(outside.tls.clone());
+            Ok(Box::new(connector.connect(name, stream).await.map_err(Error::Tls)?))
+        }
+    }
+}

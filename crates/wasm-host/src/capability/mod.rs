@@ -1,0 +1,4 @@
+//! What a guest may touch. Everything here is off until a field of the function grants it.
+
+pub(crate) mod egress;
+pub mod names;

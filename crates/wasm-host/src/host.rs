@@ -1,0 +1,293 @@
+//! All functions of one process: place, change, remove, drain, report.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use hearth_contract::{Function, StartKind, proto};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::Linker;
+
+use crate::artifact::Artifact;
+use crate::bundle::BundleError;
+use crate::capability::egress::Outside;
+use crate::capability::names::Names;
+use crate::engine::Engine;
+use crate::function::{HostedFunction, Tally};
+use crate::instance::{self, Grants, Linked, State};
+use crate::limits::MemoryBudget;
+use crate::logs::LogSink;
+use crate::metrics::Metrics;
+use crate::serve::{self, Current};
+
+/// Warm instances that are made at once, all functions together.
+const REFILLS: usize = 2;
+
+/// What a process is told once.
+#[derive(Debug, Clone, Default)]
+pub struct HostSettings {
+    /// Names to addresses for calls out.
+    pub names: Names,
+    /// Linear memory of all instances together, in bytes; 0: not bounded.
+    pub memory_bytes: u64,
+    /// PEM certificates that calls out trust; empty: the public roots that are built in.
+    pub roots_pem: String,
+}
+
+/// What all functions share.
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) metrics: Metrics,
+    /// Told whenever a report would say something new.
+    pub(crate) changed: Notify,
+    pub(crate) refills: Semaphore,
+    outside: Outside,
+    budget: Arc<MemoryBudget>,
+    linker: Linker<State>,
+}
+
+/// Where a function's bundle, socket and logs are.
+#[derive(Debug)]
+pub struct Placed<'a> {
+    /// The function.
+    pub function: Function,
+    /// Digest of its bundle, repeated in reports.
+    pub digest: String,
+    /// The compiled bundle.
+    pub artifact: &'a Artifact,
+    /// The socket that callers reach.
+    pub listener: std::net::TcpListener,
+    /// Standard output; a pipe that does not block.
+    pub stdout: Arc<OwnedFd>,
+    /// Standard error, and our own lines about the function.
+    pub stderr: Arc<OwnedFd>,
+    /// Put the function's name before each line.
+    pub prefix_logs: bool,
+    /// The word under which its first call is counted, when that call waited for more than an instance.
+    pub first: Option<StartKind>,
+}
+
+/// Why a function was not placed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The bundle cannot be linked.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// It is a command, which no caller can reach.
+    #[error("the component exports wasi:cli/run only: it is a command, which runs as a Pod or Job, and no function that can be called")]
+    Command,
+    /// It is no command.
+    #[error("the component exports no wasi:cli/run")]
+    NoCommand,
+    /// The socket cannot be used.
+    #[error("the listening socket cannot be used: {0}")]
+    Socket(#[from] std::io::Error),
+}
+
+struct Entry {
+    current: Current,
+    tally: Arc<Tally>,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+/// All functions of one process. Needs a tokio runtime.
+pub struct Host {
+    shared: Arc<Shared>,
+    functions: Mutex<HashMap<String, Entry>>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("functions", &self.entries().len()).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// A host without functions.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read or the guests' imports cannot be linked.
+    pub fn new(engine: Engine, settings: &HostSettings) -> wasmtime::Result<Self> {
+        let linker = instance::linker(&engine)?;
+        let outside = Outside { names: settings.names.clone(), tls: Arc::new(tls(&settings.roots_pem)?) };
+        let shared = Shared {
+            engine,
+            metrics: Metrics::new(),
+            changed: Notify::new(),
+            refills: Semaphore::new(REFILLS),
+            outside,
+            budget: Arc::new(MemoryBudget::new(settings.memory_bytes)),
+            linker,
+        };
+        Ok(Self { shared: Arc::new(shared), functions: Mutex::new(HashMap::new()) })
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The process's metrics.
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics.memory.set(i64::try_from(self.shared.budget.held()).unwrap_or(i64::MAX));
+        self.shared.metrics.clone()
+    }
+
+    fn grants(&self, function: &Function, stdout: &Arc<OwnedFd>, stderr: &Arc<OwnedFd>, prefix: bool) -> Grants {
+        let name = prefix.then_some(function.key.name.as_str());
+        Grants {
+            outside: self.shared.outside.clone(),
+            budget: self.shared.budget.clone(),
+            stdout: LogSink::new(stdout.clone(), name),
+            stderr: LogSink::new(stderr.clone(), name),
+        }
+    }
+
+    /// Places a function, or a new generation of one: new calls go to it, calls that run end where they are.
+    ///
+    /// # Errors
+    /// Says why not; what was placed before stays.
+    pub fn place(&self, placed: Placed<'_>) -> Result<Arc<HostedFunction>, PlaceError> {
+        let linked = instance::link(&self.shared.engine, &self.shared.linker, &placed.artifact.component)?;
+        let Linked::Http(pre) = linked else { return Err(PlaceError::Command) };
+        placed.listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(placed.listener)?;
+        let grants = self.grants(&placed.function, &placed.stdout, &placed.stderr, placed.prefix_logs);
+        let uid = placed.function.key.uid.clone();
+        let mut entries = self.entries();
+        let before = entries.remove(&uid);
+        let tally = before.as_ref().map(|entry| entry.tally.clone()).unwrap_or_default();
+        let function = HostedFunction::new(
+            placed.function,
+            placed.digest,
+            self.shared.clone(),
+            grants,
+            pre,
+            placed.first,
+            tally.clone(),
+        );
+        let current = match before {
+            Some(entry) => {
+                let old = std::mem::replace(
+                    &mut *entry.current.write().unwrap_or_else(PoisonError::into_inner),
+                    function.clone(),
+                );
+                old.retire();
+                // Its connections go on, to the new generation.
+                entry.stop.cancel();
+                entry.current
+            }
+            None => Arc::new(RwLock::new(function.clone())),
+        };
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve::function(listener, current.clone(), stop.clone()));
+        entries.insert(uid, Entry { current, tally, stop, server });
+        self.shared.changed.notify_one();
+        Ok(function)
+    }
+
+    /// Changes a target. Unknown functions are passed over: a removal may have crossed the change.
+    pub fn set_target(&self, uid: &str, target: u32) {
+        if let Some(entry) = self.entries().get(uid) {
+            entry.current.read().unwrap_or_else(PoisonError::into_inner).set_target(target);
+        }
+    }
+
+    /// Removes a function; its calls end, at the latest at their deadlines, before this returns.
+    pub async fn remove(&self, uid: &str) {
+        let Some(entry) = self.entries().remove(uid) else { return };
+        let function = entry.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        entry.stop.cancel();
+        function.retire();
+        // Bounded by the function's deadline: that ends its calls, and with them their connections.
+        let bound = function.spec.limits.deadline + Duration::from_secs(1);
+        if tokio::time::timeout(bound, entry.server).await.is_err() {
+            tracing::warn!(function = %function.spec.key, "connections outlived the function's deadline");
+        }
+        let key = &function.spec.key;
+        self.shared.metrics.forget(&key.namespace, &key.name);
+        self.shared.changed.notify_one();
+    }
+
+    /// Stops accepting and waits until all calls ended or `deadline` passed. Returns how many calls were cut.
+    pub async fn drain(&self, deadline: Duration) -> u32 {
+        let entries: Vec<Entry> = self.entries().drain().map(|(_, entry)| entry).collect();
+        for entry in &entries {
+            entry.stop.cancel();
+        }
+        let current: Vec<_> = entries
+            .iter()
+            .map(|entry| entry.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect();
+        let ended = futures::future::join_all(entries.into_iter().map(|entry| entry.server));
+        match tokio::time::timeout(deadline, ended).await {
+            Ok(_) => 0,
+            Err(_) => current.iter().map(|function| function.running()).sum(),
+        }
+    }
+
+    /// What is true of every function now.
+    pub fn reports(&self) -> Vec<proto::FunctionReport> {
+        let entries = self.entries();
+        entries.values().map(|entry| entry.current.read().unwrap_or_else(PoisonError::into_inner).report()).collect()
+    }
+
+    /// Returns when a report would say something new since the last time.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    /// Runs a command to its end. Returns its exit code, and why it was stopped when it did not end by itself.
+    ///
+    /// # Errors
+    /// When the bundle is no command.
+    pub async fn run_command(
+        &self,
+        function: &Function,
+        artifact: &Artifact,
+        stdout: &Arc<OwnedFd>,
+        stderr: &Arc<OwnedFd>,
+    ) -> Result<(u8, Option<String>), PlaceError> {
+        let linked = instance::link(&self.shared.engine, &self.shared.linker, &artifact.component)?;
+        let Linked::Command(pre) = linked else { return Err(PlaceError::NoCommand) };
+        let grants = self.grants(function, stdout, stderr, false);
+        let mut store = instance::store(&self.shared.engine, function, &grants);
+        let run = async {
+            let command = pre.instantiate_async(&mut store).await?;
+            command.wasi_cli_run().call_run(&mut store).await
+        };
+        Ok(match run.await {
+            Ok(Ok(())) => (0, None),
+            Ok(Err(())) => (1, None),
+            Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+                // What a shell sees of an exit status.
+                Some(exit) => ((exit.0 & 0xff) as u8, None),
+                None => {
+                    let refused = store.data().limiter.refused;
+                    let problem = if refused { "the guest reached its memory limit".to_owned() } else { format!("{error:#}") };
+                    grants.stderr.note(&problem);
+                    (if refused { 137 } else { 134 }, Some(problem))
+                }
+            },
+        })
+    }
+}
+
+fn tls(roots_pem: &str) -> wasmtime::Result<rustls::ClientConfig> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    if roots_pem.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    } else {
+        for certificate in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
+            roots.add(certificate?)?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

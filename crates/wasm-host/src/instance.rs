@@ -1,0 +1,142 @@
+//! One sandbox: a store, its state, and the linker that says what a guest may import.
+
+use std::sync::Arc;
+
+use hearth_contract::Function;
+use wasmtime::Store;
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::bundle::BundleError;
+#[cfg(feature = "compile")]
+use crate::bundle::BundleKind;
+use crate::capability::egress::{Egress, Outside};
+use crate::engine::Engine;
+use crate::limits::{InstanceLimiter, MemoryBudget};
+use crate::logs::LogSink;
+
+/// Prefixes of the interfaces that the linker offers.
+const OFFERED: [&str; 7] =
+    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+
+/// What a store holds for its guest.
+pub struct State {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    egress: Egress,
+    pub(crate) limiter: InstanceLimiter,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("limiter", &self.limiter).finish_non_exhaustive()
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.egress }
+    }
+}
+
+/// What all instances of one function share.
+pub(crate) struct Grants {
+    pub(crate) outside: Outside,
+    pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) stdout: LogSink,
+    pub(crate) stderr: LogSink,
+}
+
+/// Makes a store for one instance of `function`. Nothing is granted that the function does not name: no files, no
+/// addresses, an empty standard input.
+pub(crate) fn store(engine: &Engine, function: &Function, grants: &Grants) -> Store<State> {
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(grants.stdout.clone()).stderr(grants.stderr.clone());
+    wasi.envs(&function.capabilities.env).args(&function.capabilities.args);
+    let state = State {
+        table: ResourceTable::new(),
+        wasi: wasi.build(),
+        http: WasiHttpCtx::new(),
+        egress: Egress {
+            outside: grants.outside.clone(),
+            rules: function.capabilities.egress.clone().into(),
+            log: grants.stderr.clone(),
+        },
+        limiter: InstanceLimiter::new(grants.budget.clone(), function.limits.memory_bytes.get()),
+    };
+    let mut store = Store::new(engine.wasmtime(), state);
+    store.limiter(|state| &mut state.limiter);
+    store.epoch_deadline_async_yield_and_update(1);
+    store
+}
+
+/// An instance that waits for a call, or is in one.
+pub(crate) struct Instance {
+    pub(crate) store: Store<State>,
+    pub(crate) proxy: Proxy,
+}
+
+/// A bundle, linked: instances are made from it.
+pub(crate) enum Linked {
+    Http(ProxyPre<State>),
+    Command(CommandPre<State>),
+}
+
+/// The linker of every guest.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine.wasmtime());
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// Links a bundle.
+pub(crate) fn link(engine: &Engine, linker: &Linker<State>, component: &Component) -> Result<Linked, BundleError> {
+    let engine = engine.wasmtime();
+    let ty = component.component_type();
+    let pre = linker.instantiate_pre(component).map_err(|error| {
+        let foreign: Vec<_> = ty
+            .imports(engine)
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| !OFFERED.iter().any(|offered| name.starts_with(offered)))
+            .collect();
+        BundleError::UnknownImport(if foreign.is_empty() { format!("{error:#}") } else { foreign.join(", ") })
+    })?;
+    let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
+    let broken = |error: wasmtime::Error| BundleError::Invalid(format!("{error:#}"));
+    if has("wasi:http/incoming-handler@0.2.") {
+        let pre = wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre).map_err(broken)?;
+        return Ok(Linked::Http(ProxyPre::P2(pre)));
+    }
+    if has("wasi:http/handler@0.3.") {
+        let pre = wasmtime_wasi_http::p3::bindings::ServicePre::new(pre).map_err(broken)?;
+        return Ok(Linked::Http(ProxyPre::P3(pre)));
+    }
+    if has("wasi:cli/run@0.2.") {
+        return Ok(Linked::Command(CommandPre::new(pre).map_err(broken)?));
+    }
+    Err(BundleError::NoEntryPoint(if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") }))
+}
+
+/// Checks that a bundle can be linked and called.
+#[cfg(feature = "compile")]
+pub(crate) fn check(engine: &Engine, component: &Component) -> Result<BundleKind, BundleError> {
+    let linker = linker(engine).map_err(|error| BundleError::Invalid(format!("{error:#}")))?;
+    Ok(match link(engine, &linker, component)? {
+        Linked::Http(_) => BundleKind::Http,
+        Linked::Command(_) => BundleKind::Command,
+    })
+}

@@ -1,0 +1,128 @@
+//! Memory: what one instance may hold, and what all of a process may.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wasmtime::ResourceLimiter;
+
+/// Linear memory that all instances of a process may hold together.
+#[derive(Debug)]
+pub(crate) struct MemoryBudget {
+    limit: u64,
+    held: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// `limit` in bytes; 0 means that only the instances' own limits hold.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { limit: if limit == 0 { u64::MAX } else { limit }, held: AtomicU64::new(0) }
+    }
+
+    fn reserve(&self, bytes: u64) -> bool {
+        self.held
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                held.checked_add(bytes).filter(|held| *held <= self.limit)
+            })
+            .is_ok()
+    }
+
+    fn release(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes held now.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+/// Elements of one table. A guest's tables are bounded like its memory.
+const TABLE_ELEMENTS: usize = 64 << 10;
+
+/// The limiter of one instance. Gives back what it took from the budget when it is dropped.
+#[derive(Debug)]
+pub(crate) struct InstanceLimiter {
+    budget: Arc<MemoryBudget>,
+    limit: u64,
+    held: u64,
+    /// The guest asked for more than it may have.
+    pub(crate) refused: bool,
+}
+
+impl InstanceLimiter {
+    pub(crate) fn new(budget: Arc<MemoryBudget>, limit: u64) -> Self {
+        Self { budget, limit, held: 0, refused: false }
+    }
+}
+
+impl Drop for InstanceLimiter {
+    fn drop(&mut self) {
+        self.budget.release(self.held);
+    }
+}
+
+impl ResourceLimiter for InstanceLimiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current) as u64;
+        if self.held.saturating_add(more) > self.limit || !self.budget.reserve(more) {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.held += more;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS)
+    }
+
+    // Core instances, memories and tables of one component: bounded by the pool's own configuration.
+    fn instances(&self) -> usize {
+        64
+    }
+
+    fn memories(&self) -> usize {
+        8
+    }
+
+    fn tables(&self) -> usize {
+        64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_guest_over_its_limit_is_refused_and_remembered() {
+        let budget = Arc::new(MemoryBudget::new(0));
+        let mut limiter = InstanceLimiter::new(budget.clone(), 100);
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        assert!(!limiter.memory_growing(60, 120, None).unwrap());
+        assert!(limiter.refused);
+        assert_eq!(budget.held(), 60);
+        drop(limiter);
+        assert_eq!(budget.held(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_budget_is_kept_and_given_back(limit in 1u64..1000, grows in prop::collection::vec((0usize..4, 0usize..400), 0..40)) {
+            let budget = Arc::new(MemoryBudget::new(limit));
+            let mut limiters: Vec<_> = (0..4).map(|_| (InstanceLimiter::new(budget.clone(), 500), 0)).collect();
+            for (which, more) in grows {
+                let (limiter, size) = &mut limiters[which];
+                if limiter.memory_growing(*size, *size + more, None).unwrap() {
+                    *size += more;
+                }
+                prop_assert!(budget.held() <= limit);
+            }
+            let sizes: usize = limiters.iter().map(|(_, size)| size).sum();
+            prop_assert_eq!(budget.held(), sizes as u64);
+            drop(limiters);
+            prop_assert_eq!(budget.held(), 0);
+        }
+    }
+}

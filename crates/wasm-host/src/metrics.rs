@@ -1,0 +1,96 @@
+//! Every metric of the data plane, named once. Labels are closed lists, besides namespace and function.
+
+use hearth_contract::{Outcome, StartKind};
+use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets, histogram_opts};
+
+/// The data plane's metrics.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    pub(crate) calls: IntCounterVec,
+    pub(crate) duration: HistogramVec,
+    pub(crate) instances: IntGaugeVec,
+    pub(crate) queued: IntGaugeVec,
+    pub(crate) refill_failures: IntCounterVec,
+    pub(crate) memory: IntGauge,
+}
+
+impl Metrics {
+    /// Registers them in a registry of their own.
+    ///
+    /// # Panics
+    /// Never: the names are constants and differ.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let function = ["namespace", "function"];
+        let calls = IntCounterVec::new(
+            Opts::new("hearth_calls_total", "Ended calls, by how they ended and what it took to start them"),
+            &["namespace", "function", "outcome", "start"],
+        );
+        // 50 us to 26 s, each bucket twice the one before.
+        let buckets = exponential_buckets(50e-6, 2.0, 20).expect("a positive start and a factor above 1");
+        let duration = HistogramVec::new(
+            histogram_opts!("hearth_call_duration_seconds", "Time of a call, from its head to its last byte", buckets),
+            &["namespace", "function", "start"],
+        );
+        let instances = IntGaugeVec::new(
+            Opts::new("hearth_instances", "Instances now: warm (waiting for a call) or in_use"),
+            &["namespace", "function", "state"],
+        );
+        let queued = IntGaugeVec::new(Opts::new("hearth_queued_calls", "Calls that wait for a place now"), &function);
+        let refill_failures = IntCounterVec::new(
+            Opts::new("hearth_refill_failures_total", "Warm instances that could not be made"),
+            &function,
+        );
+        let memory = IntGauge::new("hearth_linear_memory_bytes", "Linear memory that all instances hold now, in bytes");
+        let metrics = Self {
+            registry,
+            calls: calls.expect("valid name"),
+            duration: duration.expect("valid name"),
+            instances: instances.expect("valid name"),
+            queued: queued.expect("valid name"),
+            refill_failures: refill_failures.expect("valid name"),
+            memory: memory.expect("valid name"),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let collectors: [Box<dyn prometheus::core::Collector>; 6] = [
+            Box::new(self.calls.clone()),
+            Box::new(self.duration.clone()),
+            Box::new(self.instances.clone()),
+            Box::new(self.queued.clone()),
+            Box::new(self.refill_failures.clone()),
+            Box::new(self.memory.clone()),
+        ];
+        for collector in collectors {
+            self.registry.register(collector).expect("the names differ");
+        }
+    }
+
+    /// The text that `/metrics` answers.
+    pub fn text(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    /// Forgets a function's gauges; its counters stay until the process ends, so that no increase is lost.
+    pub(crate) fn forget(&self, namespace: &str, function: &str) {
+        for state in ["warm", "in_use"] {
+            // An error only says that it was never there.
+            let _ = self.instances.remove_label_values(&[namespace, function, state]);
+        }
+        let _ = self.queued.remove_label_values(&[namespace, function]);
+    }
+
+    pub(crate) fn count(&self, namespace: &str, function: &str, outcome: Outcome, start: StartKind) {
+        self.calls.with_label_values(&[namespace, function, outcome.as_str(), start.as_str()]).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

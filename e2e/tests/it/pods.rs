@@ -1,0 +1,76 @@
+//! Plain pods: a bundle in place of a container image.
+
+use anyhow::{Context, Result, ensure};
+use hearth_e2e::wait::{Seen, until};
+use hearth_e2e::{Cx, SETTLE, call};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+
+use crate::support::{self, HELLO, contains};
+
+fn pod(name: &str, image: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  runtimeClassName: hearth\n  terminationGracePeriodSeconds: 5\n  containers:\n    - name: agent\n      image: {image}\n      env:\n        - name: GREETING\n          value: moin\n"
+    )
+}
+
+async fn running(cx: &Cx, name: &str) -> Result<Pod> {
+    let pods = cx.pods();
+    until(&format!("pod {name} to be Ready"), SETTLE, || async {
+        let pod = pods.get(name).await?;
+        let status = pod.status.clone().unwrap_or_default();
+        let ready = status.conditions.unwrap_or_default().iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        Ok(Seen::when(ready, pod, format!("{:?} {:?}", status.phase, status.container_statuses)))
+    })
+    .await
+}
+
+async fn answers(cx: &Cx, image: &str) -> Result<()> {
+    cx.apply(&pod("plain", image))?;
+    let pod = running(cx, "plain").await?;
+    let address = pod.status.and_then(|status| status.pod_ip).context("an address")?;
+    let answer = call::get(&format!("{address}:8080"), "/").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    contains("the answer", &answer.body, "ello")
+}
+
+pub(crate) async fn a_bundle_runs_as_an_ordinary_pod(cx: &Cx) -> Result<()> {
+    answers(cx, HELLO).await
+}
+
+pub(crate) async fn a_wasm_artifact_runs_as_an_ordinary_pod(cx: &Cx) -> Result<()> {
+    let image = support::guest(cx, "hello-c")?;
+    answers(cx, &image).await
+}
+
+pub(crate) async fn a_deleted_pod_leaves_nothing_behind(cx: &Cx) -> Result<()> {
+    let before = cx.cluster.shim_count()?;
+    cx.apply(&pod("plain", HELLO))?;
+    running(cx, "plain").await?;
+    ensure!(cx.cluster.shim_count()? == before + 1, "one shim a pod");
+    cx.kubectl(&["delete", "pod", "plain", "--timeout=60s"])?;
+    let pods: Api<Pod> = cx.pods();
+    ensure!(pods.get_opt("plain").await?.is_none());
+    until("the pod's shim to end", SETTLE, || async {
+        let shims = cx.cluster.shim_count()?;
+        Ok(Seen::when(shims == before, (), format!("{shims} shims, {before} before")))
+    })
+    .await
+}
+
+pub(crate) async fn an_image_that_is_no_bundle_says_so_in_the_pods_events(cx: &Cx) -> Result<()> {
+    cx.apply(&pod("linux", "localhost:5000/busybox:1"))?;
+    let line = cx.event("linux", "NotABundle").await?;
+    contains("the event", &line, "busybox")
+}
+
+pub(crate) async fn exec_is_refused_with_a_reason(cx: &Cx) -> Result<()> {
+    cx.apply(&pod("plain", HELLO))?;
+    running(cx, "plain").await?;
+    let error = match cx.kubectl(&["exec", "plain", "--", "ls"]) {
+        Ok(output) => anyhow::bail!("exec answered {output:?}"),
+        Err(error) => format!("{error:#}"),
+    };
+    contains("the error", &error, "exec")?;
+    contains("the error", &error, "kubectl logs")
+}

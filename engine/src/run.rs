@@ -1,0 +1,260 @@
+//! The engine's side of the control socket: messages in, the host told, reports out.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use hearth_contract::channel::{Channel, PACKET_BYTES};
+use hearth_contract::proto::{self, from_engine, to_engine};
+use hearth_contract::{FailureReason, Function, StartKind};
+use hearth_wasm_host::capability::names::Names;
+use hearth_wasm_host::{Artifact, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Changes within this time go out as one report.
+const REPORT_EVERY: Duration = Duration::from_millis(50);
+/// A chunk of reports stays below this, well below a packet's bound.
+const CHUNK_BYTES: usize = PACKET_BYTES / 2;
+/// Messages to the shim that wait; when it does not read, whoever reports waits too.
+const OUTBOX: usize = 64;
+
+pub(crate) fn main() -> Result<()> {
+    super::confine()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let control = Arc::new(super::control()?);
+        serve(control).await
+    });
+    // Calls that still run end with the process: the shim has decided that.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(control: Arc<Channel>) -> Result<()> {
+    let engine = Engine::new(EngineSettings::default()).map_err(|error| anyhow::anyhow!("{error:#}")).context("start wasmtime")?;
+    let ready = proto::Ready { fingerprint: engine.fingerprint(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    send(&control, from_engine::Message::Ready(ready)).await?;
+    let Some((message, descriptors)) = receive(&control).await? else { return Ok(()) };
+    let to_engine::Message::Start(start) = message else { bail!("the first message is not Start") };
+    let settings = HostSettings {
+        names: Names::new(&start.resolver.unwrap_or_default()),
+        memory_bytes: start.memory_bytes,
+        roots_pem: start.roots_pem,
+    };
+    let host = Arc::new(Host::new(engine.clone(), &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?);
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    if start.metrics {
+        let listener = descriptors.into_iter().next().context("Start promises a socket for metrics and carries none")?;
+        let listener = TcpListener::from(listener);
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tokio::spawn(serve::metrics(listener, host.metrics(), stop.clone()));
+    }
+    let (outbox, inbox) = mpsc::channel(OUTBOX);
+    let writer = tokio::spawn(write(control.clone(), inbox));
+    tokio::spawn(report(host.clone(), outbox.clone(), stop.clone()));
+    let rim = Rim { host, engine, outbox };
+    while let Some((message, descriptors)) = receive(&control).await? {
+        if rim.obey(message, descriptors).await? {
+            break;
+        }
+    }
+    drop(rim);
+    stop.cancel();
+    // What was said last reaches the shim; bounded, because it may be gone.
+    if tokio::time::timeout(Duration::from_secs(1), writer).await.is_err() {
+        tracing::warn!("the shim did not read the last messages");
+    }
+    Ok(())
+}
+
+async fn receive(control: &Channel) -> Result<Option<(to_engine::Message, Vec<OwnedFd>)>> {
+    loop {
+        let Some((message, descriptors)) = control.receive::<proto::ToEngine>().await.context("control socket")? else {
+            return Ok(None);
+        };
+        match message.message {
+            Some(message) => return Ok(Some((message, descriptors))),
+            None => tracing::warn!("the shim sent a message that this engine does not know; the shim is newer"),
+        }
+    }
+}
+
+async fn send(control: &Channel, message: from_engine::Message) -> Result<()> {
+    control.send(&proto::FromEngine { message: Some(message) }, &[]).await.context("control socket")
+}
+
+async fn write(control: Arc<Channel>, mut inbox: mpsc::Receiver<from_engine::Message>) {
+    while let Some(message) = inbox.recv().await {
+        if let Err(error) = send(&control, message).await {
+            tracing::warn!(%error, "the shim cannot be told");
+            return;
+        }
+    }
+}
+
+/// Sends what changed, at most every [`REPORT_EVERY`].
+async fn report(host: Arc<Host>, outbox: mpsc::Sender<from_engine::Message>, stop: CancellationToken) {
+    let mut known = std::collections::HashMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = host.changed() => {}
+        }
+        let reports = host.reports();
+        let uid = |report: &proto::FunctionReport| report.r#ref.as_ref().map(|key| key.uid.clone()).unwrap_or_default();
+        let changed: Vec<_> = reports.iter().filter(|report| known.get(&uid(report)) != Some(*report)).cloned().collect();
+        known = reports.into_iter().map(|report| (uid(&report), report)).collect();
+        for functions in chunks(changed, CHUNK_BYTES) {
+            if outbox.send(from_engine::Message::Reports(proto::Reports { functions })).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(REPORT_EVERY).await;
+    }
+}
+
+/// Cuts reports into pieces of at most `bytes` encoded bytes, at least one report each.
+fn chunks(reports: Vec<proto::FunctionReport>, bytes: usize) -> Vec<Vec<proto::FunctionReport>> {
+    use hearth_contract::proto::encoded_len;
+    let mut chunks: Vec<Vec<_>> = Vec::new();
+    let mut room = 0;
+    for report in reports {
+        let length = encoded_len(&report) + 8;
+        match chunks.last_mut() {
+            Some(last) if length <= room => last.push(report),
+            _ => {
+                chunks.push(vec![report]);
+                room = bytes;
+            }
+        }
+        room = room.saturating_sub(length);
+    }
+    chunks
+}
+
+struct Rim {
+    host: Arc<Host>,
+    engine: Engine,
+    outbox: mpsc::Sender<from_engine::Message>,
+}
+
+impl Rim {
+    /// Does what a message says. True when it was the last one.
+    async fn obey(&self, message: to_engine::Message, descriptors: Vec<OwnedFd>) -> Result<bool> {
+        match message {
+            to_engine::Message::Start(_) => tracing::warn!("a second Start was passed over"),
+            to_engine::Message::Place(place) => self.place(place, descriptors).await?,
+            to_engine::Message::SetTarget(wire) => self.host.set_target(&wire.uid, wire.target),
+            to_engine::Message::Remove(wire) => {
+                let (host, outbox) = (self.host.clone(), self.outbox.clone());
+                tokio::spawn(async move {
+                    host.remove(&wire.uid).await;
+                    // The shim may be gone; then nobody asks.
+                    let _ = outbox.send(from_engine::Message::Removed(proto::Removed { uid: wire.uid })).await;
+                });
+            }
+            to_engine::Message::Drain(wire) => {
+                let calls_cut = self.host.drain(Duration::from_millis(wire.deadline_ms.into())).await;
+                self.outbox.send(from_engine::Message::Drained(proto::Drained { calls_cut })).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn place(&self, place: proto::Place, descriptors: Vec<OwnedFd>) -> Result<()> {
+        let wire = place.function.clone().context("Place without a function")?;
+        let kind = place.kind();
+        let placed = match Function::try_from(wire.clone()) {
+            Ok(function) => match kind {
+                proto::BundleKind::Command => self.run_command(function, descriptors).map_err(|error| {
+                    (FailureReason::NodeFault, format!("{error:#}"))
+                }),
+                _ => self.place_function(function, &place, descriptors),
+            },
+            Err(error) => Err((FailureReason::NodeFault, format!("shim and engine disagree about the function: {error}"))),
+        };
+        if let Err((reason, message)) = placed {
+            let report = proto::FunctionReport {
+                r#ref: wire.r#ref,
+                generation: wire.generation,
+                state: proto::State::Failed.into(),
+                failure: Some(proto::Failure { reason: reason.as_str().to_owned(), message }),
+                digest: place.digest,
+                ..proto::FunctionReport::default()
+            };
+            self.outbox.send(from_engine::Message::Reports(proto::Reports { functions: vec![report] })).await?;
+        }
+        Ok(())
+    }
+
+    fn place_function(
+        &self,
+        function: Function,
+        place: &proto::Place,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), (FailureReason, String)> {
+        let fault = |problem: String| (FailureReason::NodeFault, problem);
+        let [artifact, listener, stdout, stderr] = <[OwnedFd; 4]>::try_from(descriptors)
+            .map_err(|got| fault(format!("a function needs 4 descriptors and came with {}", got.len())))?;
+        let artifact = Artifact::map(&self.engine, &artifact)
+            .map_err(|error| fault(format!("the artifact cannot be mapped: {error:#}")))?;
+        let placed = Placed {
+            function,
+            digest: place.digest.clone(),
+            artifact: &artifact,
+            listener: TcpListener::from(listener),
+            stdout: Arc::new(stdout),
+            stderr: Arc::new(stderr),
+            prefix_logs: place.prefix_logs,
+            first: StartKind::from_word(&place.start),
+        };
+        match self.host.place(placed) {
+            Ok(_) => Ok(()),
+            Err(PlaceError::Bundle(error)) => Err((error.reason(), error.to_string())),
+            Err(error @ (PlaceError::Command | PlaceError::NoCommand)) => {
+                Err((FailureReason::NoEntryPoint, error.to_string()))
+            }
+            Err(error @ PlaceError::Socket(_)) => Err(fault(error.to_string())),
+        }
+    }
+
+    /// Starts a command; `Exited` tells its end.
+    fn run_command(&self, function: Function, descriptors: Vec<OwnedFd>) -> Result<()> {
+        let [artifact, stdout, stderr] = <[OwnedFd; 3]>::try_from(descriptors)
+            .map_err(|got| anyhow::anyhow!("a command needs 3 descriptors and came with {}", got.len()))?;
+        let artifact = Artifact::map(&self.engine, &artifact).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let (host, outbox) = (self.host.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let uid = function.key.uid.clone();
+            let (code, message) = match host.run_command(&function, &artifact, &Arc::new(stdout), &Arc::new(stderr)).await {
+                Ok((code, problem)) => (code, problem.unwrap_or_default()),
+                Err(error) => (126, error.to_string()),
+            };
+            // The shim may be gone; then nobody asks.
+            let _ = outbox.send(from_engine::Message::Exited(proto::Exited { uid, code: code.into(), message })).await;
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_stay_below_their_bound_and_lose_nothing() {
+        let report = |digest: &str| proto::FunctionReport { digest: digest.to_owned(), ..proto::FunctionReport::default() };
+        let reports: Vec<_> = (0..100).map(|at| report(&format!("{at:0100}"))).collect();
+        let cut = chunks(reports.clone(), 1000);
+        assert!(cut.len() > 10);
+        assert_eq!(cut.concat(), reports);
+        assert_eq!(chunks(vec![report(&"x".repeat(5000))], 1000).len(), 1);
+        assert!(chunks(Vec::new(), 1000).is_empty());
+    }
+}

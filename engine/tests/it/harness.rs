@@ -1,0 +1,242 @@
+//! A small stand-in for the shim: starts the binary, passes descriptors, reads reports.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hearth_contract::channel::{self, Channel};
+use hearth_contract::proto::{self, compile_result, from_engine, to_engine};
+use hearth_contract::{Function, FunctionKey, Limits};
+use hearth_test_guests::Guest;
+use tokio::process::{Child, Command};
+
+/// Longer than any step takes, also on a machine that compiles beside.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn spawn(subcommand: &str) -> (Channel, Child) {
+    let (ours, theirs) = channel::pair().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_hearth-engine"))
+        .arg(subcommand)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    (Channel::new(ours).unwrap(), child)
+}
+
+/// Asks the compile helper for an artifact.
+pub(crate) async fn compile(
+    input: proto::BundleInput,
+    inputs: &[&[u8]],
+) -> Result<(proto::Compiled, File), proto::Failure> {
+    let (control, mut child) = spawn("compile");
+    let artifact = tempfile::tempfile().unwrap();
+    let files: Vec<File> = inputs
+        .iter()
+        .map(|bytes| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            file
+        })
+        .collect();
+    let descriptors: Vec<_> = std::iter::once(artifact.as_fd()).chain(files.iter().map(AsFd::as_fd)).collect();
+    let request = proto::CompileRequest { input: input.into(), deadline_ms: 60_000 };
+    control.send(&request, &descriptors).await.unwrap();
+    let answer = tokio::time::timeout(DEADLINE, control.receive::<proto::CompileResult>()).await.unwrap().unwrap();
+    child.wait().await.unwrap();
+    match answer.expect("an answer").0.result.unwrap() {
+        compile_result::Result::Compiled(compiled) => Ok((compiled, artifact)),
+        compile_result::Result::Failure(failure) => Err(failure),
+    }
+}
+
+/// Artifacts, compiled once for all tests of this binary.
+async fn artifact(guest: Guest) -> OwnedFd {
+    static DONE: Mutex<Option<HashMap<&'static str, Arc<Vec<u8>>>>> = Mutex::new(None);
+    let known = DONE.lock().unwrap().get_or_insert_default().get(guest.name()).cloned();
+    let bytes = match known {
+        Some(bytes) => bytes,
+        None => {
+            let wasm = guest.wasm().unwrap();
+            let (_, mut file) = compile(proto::BundleInput::Wasm, &[&wasm]).await.unwrap();
+            let mut bytes = Vec::new();
+            file.rewind().unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+            let bytes = Arc::new(bytes);
+            DONE.lock().unwrap().get_or_insert_default().insert(guest.name(), bytes.clone());
+            bytes
+        }
+    };
+    // A descriptor that can only be read, as the shim passes it.
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&bytes).unwrap();
+    File::open(file.path()).unwrap().into()
+}
+
+/// What the shim knows of an engine.
+pub(crate) struct Engine {
+    control: Channel,
+    child: Child,
+    reports: HashMap<String, proto::FunctionReport>,
+    removed: Vec<String>,
+    pub(crate) metrics: SocketAddr,
+    logs: Option<std::io::PipeReader>,
+    log_writer: OwnedFd,
+}
+
+/// A function of the test's.
+pub(crate) fn function(name: &str, change: impl FnOnce(&mut Function)) -> Function {
+    let key = FunctionKey { uid: format!("uid-{name}"), namespace: "test".to_owned(), name: name.to_owned() };
+    let limits = Limits { deadline: Duration::from_millis(1500), ..Limits::default() };
+    let mut function = Function { key, generation: 1, limits, capabilities: Default::default(), target: 2 };
+    change(&mut function);
+    function
+}
+
+impl Engine {
+    pub(crate) async fn start() -> Self {
+        let (control, child) = spawn("run");
+        let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = metrics.local_addr().unwrap();
+        let (logs, writer) = std::io::pipe().unwrap();
+        let mut engine = Self {
+            control,
+            child,
+            reports: HashMap::new(),
+            removed: Vec::new(),
+            metrics: address,
+            logs: Some(logs),
+            log_writer: writer.into(),
+        };
+        let from_engine::Message::Ready(ready) = engine.receive().await else { panic!("the first word is not Ready") };
+        assert!(!ready.fingerprint.is_empty());
+        let start = proto::Start { metrics: true, ..proto::Start::default() };
+        engine.send(to_engine::Message::Start(start), &[metrics.as_fd()]).await;
+        engine
+    }
+
+    pub(crate) async fn send(&self, message: to_engine::Message, descriptors: &[std::os::fd::BorrowedFd<'_>]) {
+        self.control.send(&proto::ToEngine { message: Some(message) }, descriptors).await.unwrap();
+    }
+
+    pub(crate) async fn receive(&self) -> from_engine::Message {
+        let got = tokio::time::timeout(DEADLINE, self.control.receive::<proto::FromEngine>()).await.unwrap().unwrap();
+        got.expect("the engine closed the socket").0.message.unwrap()
+    }
+
+    /// Places a guest and returns the address it answers on.
+    pub(crate) async fn place(&self, guest: Guest, function: Function) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let artifact = artifact(guest).await;
+        let place = proto::Place {
+            function: Some(function.into()),
+            digest: "sha256:test".to_owned(),
+            kind: proto::BundleKind::Http.into(),
+            prefix_logs: true,
+            start: String::new(),
+        };
+        let log = self.log_writer.as_fd();
+        self.send(to_engine::Message::Place(place), &[artifact.as_fd(), listener.as_fd(), log, log]).await;
+        address
+    }
+
+    /// Runs a command; returns its exit code.
+    pub(crate) async fn run(&self, guest: Guest, function: Function) -> u32 {
+        let artifact = artifact(guest).await;
+        let place = proto::Place {
+            function: Some(function.into()),
+            kind: proto::BundleKind::Command.into(),
+            ..proto::Place::default()
+        };
+        let log = self.log_writer.as_fd();
+        self.send(to_engine::Message::Place(place), &[artifact.as_fd(), log, log]).await;
+        loop {
+            if let from_engine::Message::Exited(exited) = self.receive().await {
+                return exited.code;
+            }
+        }
+    }
+
+    /// Reads messages until the report of `name` satisfies `wanted`.
+    pub(crate) async fn report(&mut self, name: &str, wanted: impl Fn(&proto::FunctionReport) -> bool) -> proto::FunctionReport {
+        let uid = format!("uid-{name}");
+        loop {
+            if let Some(report) = self.reports.get(&uid).filter(|report| wanted(report)) {
+                return report.clone();
+            }
+            self.note().await;
+        }
+    }
+
+    /// Reads messages until `name` was removed.
+    pub(crate) async fn removed(&mut self, name: &str) {
+        while !self.removed.contains(&format!("uid-{name}")) {
+            self.note().await;
+        }
+    }
+
+    async fn note(&mut self) {
+        match self.receive().await {
+            from_engine::Message::Reports(reports) => {
+                for report in reports.functions {
+                    let uid = report.r#ref.as_ref().unwrap().uid.clone();
+                    self.reports.insert(uid, report);
+                }
+            }
+            from_engine::Message::Removed(removed) => self.removed.push(removed.uid),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    /// Ends the engine by closing its control socket, and returns everything it logged for its guests.
+    pub(crate) async fn end(mut self) -> String {
+        drop(self.control);
+        tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap();
+        drop(self.log_writer);
+        let mut text = String::new();
+        self.logs.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) outcome: Option<String>,
+    pub(crate) retry_after: bool,
+    pub(crate) body: String,
+}
+
+/// One call over a connection of its own.
+pub(crate) async fn call(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Answer {
+    use http_body_util::BodyExt;
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address.to_string())
+        .body(http_body_util::Full::new(bytes::Bytes::copy_from_slice(body)))
+        .unwrap();
+    let response = tokio::time::timeout(DEADLINE, sender.send_request(request)).await.unwrap().unwrap();
+    let status = response.status().as_u16();
+    let outcome = response.headers().get("hearth-outcome").map(|value| value.to_str().unwrap().to_owned());
+    let retry_after = response.headers().contains_key("retry-after");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    Answer { status, outcome, retry_after, body: String::from_utf8(body.to_vec()).unwrap() }
+}
+
+/// GET.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
+    call(address, "GET", path, b"").await
+}
