@@ -1,0 +1,239 @@
+//! From a bundle's name to a verified artifact: cache, else pull, else compile.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_contract::proto::{BundleKind, Placement, State};
+use hearth_contract::{FailureReason, StartKind};
+use tokio::sync::Semaphore;
+
+use crate::artifact::{Artifact, Cache};
+use crate::bundle::{self, Failure, Resolved};
+use crate::cgroup::Cgroup;
+use crate::compile;
+use crate::containerd::Containerd;
+
+/// Bundles of one container that are pulled or compiled at once; the rest waits. Compiling uses every core.
+const AT_ONCE: usize = 2;
+
+/// Which bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The image's name, as its user wrote it.
+    pub image: String,
+    /// The manifest digest that it is known to stand for.
+    pub digest: Option<String>,
+    /// Whether an image that is not on the node may be pulled. Kubelet has pulled a plain pod's.
+    pub pull: bool,
+}
+
+/// A bundle that can be placed.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The engine that the artifact is for.
+    pub fingerprint: String,
+    /// Digest of the bundle.
+    pub digest: String,
+    /// What it exports.
+    pub kind: BundleKind,
+    /// The verified artifact, read-only.
+    pub artifact: Arc<OwnedFd>,
+    /// How it came here.
+    pub placement: Placement,
+    /// The word for the first call that needed it.
+    pub start: StartKind,
+}
+
+/// Prepares bundles for one container.
+#[derive(Debug)]
+pub struct Preparer {
+    containerd: Containerd,
+    cache: Cache,
+    engine: PathBuf,
+    cgroup: Option<Cgroup>,
+    deadline: Duration,
+    places: Semaphore,
+}
+
+impl Preparer {
+    /// A preparer whose compile helpers run in `cgroup`, each for at most `deadline`.
+    pub fn new(
+        containerd: Containerd,
+        cache: Cache,
+        engine: PathBuf,
+        cgroup: Option<Cgroup>,
+        deadline: Duration,
+    ) -> Self {
+        Self {
+            containerd,
+            cache,
+            engine,
+            cgroup,
+            deadline,
+            places: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    /// Does it; `on_state` hears what is going on.
+    pub async fn prepare(
+        &self,
+        fingerprint: &str,
+        source: &Source,
+        on_state: impl Fn(State),
+    ) -> Result<Prepared, Failure> {
+        // The path of an activation on a node that knows the bundle: one file, no containerd.
+        if let Some(digest) = &source.digest {
+            if let Some(artifact) = self.lookup(fingerprint, digest).await? {
+                return Ok(self.found(fingerprint, digest.clone(), artifact, 0));
+            }
+        }
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .map_err(|error| Failure::node("waiting for a place to compile", error))?;
+        on_state(State::Pulling);
+        let pulling = Instant::now();
+        let (image, resolved, pulled) = self.resolve(source).await?;
+        let pull_ms = match pulled {
+            true => millis(pulling.elapsed()).max(1),
+            false => 0,
+        };
+        if let Some(artifact) = self.lookup(fingerprint, &resolved.digest).await? {
+            return Ok(self.found(fingerprint, resolved.digest, artifact, pull_ms));
+        }
+        on_state(State::Compiling);
+        self.compile(fingerprint, &image, resolved, pull_ms).await
+    }
+
+    fn found(
+        &self,
+        fingerprint: &str,
+        digest: String,
+        artifact: Artifact,
+        pull_ms: u32,
+    ) -> Prepared {
+        Prepared {
+            fingerprint: fingerprint.to_owned(),
+            digest,
+            kind: artifact.kind,
+            placement: Placement {
+                cached: true,
+                pull_ms,
+                compile_ms: 0,
+                artifact_bytes: artifact.bytes,
+            },
+            artifact: Arc::new(artifact.file.into()),
+            start: match pull_ms {
+                0 => StartKind::Instantiate,
+                _ => StartKind::Pull,
+            },
+        }
+    }
+
+    /// The image under the name that containerd knows, pulled when it must be.
+    async fn resolve(&self, source: &Source) -> Result<(String, Resolved, bool), Failure> {
+        let image = match &source.digest {
+            Some(digest) => bundle::with_digest(&source.image, digest),
+            None => bundle::normalise(&source.image),
+        };
+        // A name with `latest` stands for what the registry has now, like kubelet's pull policy.
+        let look_first = !source.pull || source.digest.is_some() || !image.ends_with(":latest");
+        if look_first {
+            match bundle::resolve(&self.containerd, &image).await {
+                Ok(resolved) => return Ok((image, resolved, false)),
+                Err(failure) if source.pull && failure.reason == FailureReason::ImageNotFound => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        bundle::pull(&self.containerd, &image).await?;
+        let resolved = bundle::resolve(&self.containerd, &image).await?;
+        Ok((image, resolved, true))
+    }
+
+    async fn compile(
+        &self,
+        fingerprint: &str,
+        image: &str,
+        resolved: Resolved,
+        pull_ms: u32,
+    ) -> Result<Prepared, Failure> {
+        let node = |error: std::io::Error| Failure::node("storing the artifact", error);
+        let compiling = Instant::now();
+        let digest = resolved.digest;
+        let patience = self.deadline + Duration::from_secs(10);
+        let lock = self
+            .cache
+            .lock(fingerprint, &digest, patience)
+            .await
+            .map_err(node)?;
+        // Another pod may have made it while we waited for the lock.
+        if let Some(artifact) = self.lookup(fingerprint, &digest).await? {
+            return Ok(self.found(fingerprint, digest, artifact, pull_ms));
+        }
+        let inputs = bundle::fetch(&self.containerd, image, &resolved.contents).await?;
+        let draft = self
+            .cache
+            .draft(fingerprint, &digest, &lock)
+            .map_err(node)?;
+        let compiled = compile::run(
+            &self.engine,
+            self.cgroup.as_ref(),
+            &resolved.contents,
+            &inputs,
+            &draft,
+            self.deadline,
+        )
+        .await
+        .map_err(|failure| Failure {
+            message: format!("image {image:?}: {}", failure.message),
+            ..failure
+        })?;
+        drop(inputs);
+        let cache = self.cache.clone();
+        let (of, name) = (fingerprint.to_owned(), digest.clone());
+        let artifact = blocking(move || cache.store(&of, &name, draft, &compiled))
+            .await
+            .map_err(node)?;
+        drop(lock);
+        let bytes = artifact.bytes;
+        let compile_ms = millis(compiling.elapsed()).max(1);
+        tracing::info!(image, digest, compile_ms, bytes, "compiled");
+        Ok(Prepared {
+            placement: Placement {
+                cached: false,
+                pull_ms,
+                compile_ms,
+                artifact_bytes: bytes,
+            },
+            start: match pull_ms {
+                0 => StartKind::Compile,
+                _ => StartKind::Pull,
+            },
+            ..self.found(fingerprint, digest, artifact, pull_ms)
+        })
+    }
+
+    async fn lookup(&self, fingerprint: &str, digest: &str) -> Result<Option<Artifact>, Failure> {
+        let cache = self.cache.clone();
+        let (fingerprint, digest) = (fingerprint.to_owned(), digest.to_owned());
+        blocking(move || cache.lookup(&fingerprint, &digest))
+            .await
+            .map_err(|error| Failure::node("reading the artifact cache", error))
+    }
+}
+
+/// Hashing an artifact of tens of megabytes takes longer than a task call may wait.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,191 @@
+//! Starting processes of the engine's binary, and work inside a pod's network namespace.
+//!
+//! A namespace belongs to a thread, so both happen on a thread that enters it, does one thing and ends.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use hearth_contract::channel::{self, Channel};
+use rustix::thread::LinkNameSpaceType;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+
+/// User and group of engines whose container names none.
+pub const NOBODY: (u32, u32) = (65_532, 65_532);
+
+/// Which network a process sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// The pod's, pinned at a path.
+    Pinned(PathBuf),
+    /// The node's: the pod asked for it.
+    Node,
+    /// A new one with nothing in it.
+    Empty,
+}
+
+/// A child of the shim and the channel to it. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Process {
+    /// The process.
+    pub child: Child,
+    /// Its standard input's other end.
+    pub channel: Channel,
+    /// Its id.
+    pub pid: u32,
+}
+
+/// Starts `<exe> <subcommand>` without rights: an unprivileged user, no new privileges, no environment, no
+/// descriptors but the channel and the shim's log.
+pub async fn spawn(
+    exe: &Path,
+    subcommand: &'static str,
+    network: &Network,
+    (uid, gid): (u32, u32),
+) -> io::Result<Process> {
+    let (ours, theirs) = channel::pair()?;
+    let exe = exe.to_owned();
+    let runtime = tokio::runtime::Handle::current();
+    let child = within(network, move || {
+        // For this thread alone, and every child has it from its first instruction.
+        rustix::thread::set_no_new_privs(true)?;
+        let _context = runtime.enter();
+        Command::new(&exe)
+            .arg(subcommand)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .gid(gid)
+            .uid(uid)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("starting {}: {error}", exe.display()))
+            })
+    })
+    .await?;
+    let pid = child
+        .id()
+        .ok_or_else(|| io::Error::other("the process ended at once"))?;
+    Ok(Process {
+        child,
+        channel: Channel::new(ours)?,
+        pid,
+    })
+}
+
+/// Opens a listening socket on every address of a network.
+pub async fn listen(network: &Network, port: u16) -> io::Result<OwnedFd> {
+    within(network, move || {
+        let all = |address: std::net::IpAddr| TcpListener::bind(SocketAddr::new(address, port));
+        // A node without IPv6 has no such address family.
+        all(Ipv6Addr::UNSPECIFIED.into())
+            .or_else(|error| match error.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::AFNOSUPPORT.raw_os_error() => {
+                    all(Ipv4Addr::UNSPECIFIED.into())
+                }
+                _ => Err(error),
+            })
+            .map(OwnedFd::from)
+    })
+    .await
+}
+
+/// Runs `work` on a thread inside `network`.
+async fn within<T: Send + 'static>(
+    network: &Network,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let network = network.clone();
+    let (done, result) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("netns".to_owned())
+        .stack_size(128 << 10)
+        .spawn(move || {
+            let outcome = enter(&network).and_then(|()| work());
+            // Nobody waits any more when the caller was cancelled; the value is then dropped here.
+            let _ = done.send(outcome);
+        })?;
+    result.await.unwrap_or_else(|_| {
+        Err(io::Error::other(
+            "the thread in the network namespace panicked",
+        ))
+    })
+}
+
+fn enter(network: &Network) -> io::Result<()> {
+    match network {
+        Network::Node => Ok(()),
+        Network::Empty => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .map_err(|error| io::Error::from_raw_os_error(error as i32)),
+        Network::Pinned(path) => {
+            let named = |error: io::Error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("entering network namespace {}: {error}", path.display()),
+                )
+            };
+            let file = File::open(path).map_err(named)?;
+            rustix::thread::move_into_link_name_space(
+                file.as_fd(),
+                Some(LinkNameSpaceType::Network),
+            )
+            .map_err(|error| named(error.into()))
+        }
+    }
+}
+
+/// How early the kernel kills a process when memory runs out. Higher is earlier.
+pub fn set_oom_score(pid: u32, score: i32) -> io::Result<()> {
+    std::fs::write(
+        format!("/proc/{pid}/oom_score_adj"),
+        score.clamp(-1000, 1000).to_string(),
+    )
+}
+
+/// When a process started, in clock ticks since boot: with it a process id names one process for ever.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may hold anything, so count from the last one.
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_a_start_time() {
+        let own = std::process::id();
+        assert!(start_time(own).unwrap() > 0);
+        assert_eq!(start_time(own), start_time(own));
+        assert_eq!(start_time(u32::MAX), None);
+    }
+
+    #[tokio::test]
+    async fn a_port_is_opened_once() {
+        let first = listen(&Network::Node, 0).await.unwrap();
+        let address = rustix::net::getsockname(&first).unwrap();
+        let address = std::net::SocketAddr::try_from(address).unwrap();
+        let second = listen(&Network::Node, address.port()).await.unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_gone_is_named() {
+        let network = Network::Pinned("/run/netns/gone".into());
+        let error = listen(&network, 0).await.unwrap_err();
+        assert!(error.to_string().contains("/run/netns/gone"), "{error}");
+    }
+}

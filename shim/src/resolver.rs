@@ -1,0 +1,91 @@
+//! The pod's name resolution, read from the files that kubelet made for it. Parsing is pure.
+
+use std::io::Read;
+use std::path::Path;
+
+use hearth_contract::proto::{HostAlias, Resolver};
+
+use crate::spec::Spec;
+
+/// Largest file that is read, in bytes.
+const FILE_BYTES: u64 = 64 << 10;
+
+/// Reads what the pod's `/etc/resolv.conf` and `/etc/hosts` say. A file that is not there says nothing.
+pub fn of_pod(spec: &Spec) -> Resolver {
+    let read = |path: &str| {
+        let host_path = spec.host_path(Path::new(path))?;
+        let mut text = String::new();
+        std::fs::File::open(host_path)
+            .and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text))
+            .map_err(|error| tracing::warn!(path, %error, "the pod's file cannot be read"))
+            .ok()?;
+        Some(text)
+    };
+    let mut resolver = resolv_conf(&read("/etc/resolv.conf").unwrap_or_default());
+    resolver.hosts = hosts(&read("/etc/hosts").unwrap_or_default());
+    resolver
+}
+
+fn resolv_conf(text: &str) -> Resolver {
+    let mut resolver = Resolver {
+        ndots: 1,
+        ..Resolver::default()
+    };
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("nameserver") => resolver.nameservers.extend(words.next().map(str::to_owned)),
+            // The last line counts.
+            Some("search" | "domain") => resolver.search = words.map(str::to_owned).collect(),
+            Some("options") => {
+                for word in words {
+                    if let Some(ndots) = word.strip_prefix("ndots:") {
+                        resolver.ndots = ndots.parse().unwrap_or(1).min(15);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    resolver
+}
+
+fn hosts(text: &str) -> Vec<HostAlias> {
+    text.lines()
+        .filter_map(|line| {
+            let line = line.split('#').next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            let address = words.next()?.to_owned();
+            let names: Vec<_> = words.map(str::to_owned).collect();
+            (!names.is_empty()).then_some(HostAlias { address, names })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelets_files_are_read() {
+        let resolver = resolv_conf(
+            "search default.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::10\noptions ndots:5 timeout:2\n",
+        );
+        assert_eq!(resolver.nameservers, ["10.96.0.10", "fd00::10"]);
+        assert_eq!(
+            resolver.search,
+            ["default.svc.cluster.local", "svc.cluster.local"]
+        );
+        assert_eq!(resolver.ndots, 5);
+        let aliases =
+            hosts("# Kubernetes-managed\n127.0.0.1\tlocalhost\n10.0.0.7 pod a # self\n\n::1\n");
+        assert_eq!(aliases.len(), 2);
+        assert_eq!(aliases[1].names, ["pod", "a"]);
+    }
+
+    #[test]
+    fn an_empty_file_says_nothing() {
+        assert_eq!(resolv_conf("").ndots, 1);
+        assert!(hosts("").is_empty());
+    }
+}

@@ -1,0 +1,385 @@
+//! What an app container does between create and its end: a host of functions, and when that means an exit.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_contract::proto::{self, BundleKind, State};
+use hearth_contract::{FailureReason, METRICS_PORT};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::artifact::Cache;
+use crate::cgroup::Cgroup;
+use crate::config::Config;
+use crate::container::{Ask, KILL, ask, signal_code};
+use crate::containerd::Containerd;
+use crate::engine::{Death, Setup};
+use crate::error::TaskError;
+use crate::host::{Board, Desired, Host, Parts};
+use crate::logs::Logs;
+use crate::prepare::{Preparer, Source};
+use crate::process::{self, NOBODY, Network};
+use crate::spec::{Kind, Spec, annotation};
+use crate::state_file::StateFile;
+use crate::{plain, pool, resolver};
+
+/// How long a start waits for the first word of a plain container's instance. Later it counts as started, and the
+/// guest's start-up goes on.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+/// How long calls may go on after SIGTERM. Kubelet's SIGKILL comes first unless the pod's grace period is longer.
+const DRAIN: Duration = Duration::from_secs(600);
+/// Ends of a plain container's engine in a row after which the container ends, so that kubelet shows a crash loop.
+const PLAIN_DEATHS: u32 = 5;
+
+/// What a container shares with its pod.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The node's settings.
+    pub config: &'a Config,
+    /// containerd's API.
+    pub containerd: &'a Containerd,
+    /// The pod's network.
+    pub network: Network,
+}
+
+/// An app container's engine and functions.
+#[derive(Debug)]
+pub struct Workload {
+    host: Host,
+    kind: Kind,
+    uid: String,
+    stream: Option<JoinHandle<()>>,
+    operator: Option<pool::Operator>,
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            stream.abort();
+        }
+    }
+}
+
+/// How a workload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code.
+    pub code: u8,
+    /// Whether the kernel ended it because memory ran out.
+    pub out_of_memory: bool,
+}
+
+impl Ended {
+    const fn with(code: u8) -> Self {
+        Self {
+            code,
+            out_of_memory: false,
+        }
+    }
+}
+
+impl Workload {
+    /// Starts the engine and, for a plain container, gets its bundle ready. The control group exists already.
+    pub async fn create(
+        around: &Surroundings<'_>,
+        id: &str,
+        bundle: &Path,
+        spec: &Spec,
+        kind: Kind,
+        logs: Logs,
+        cgroup: Option<Cgroup>,
+    ) -> Result<Self, TaskError> {
+        let invalid = |problem: String| TaskError::InvalidRequest(problem);
+        let mut desired = Desired::default();
+        let mut operator = None;
+        match kind {
+            Kind::Pool => {
+                operator = Some(
+                    pool::Operator::from_spec(spec).map_err(|error| invalid(error.to_string()))?,
+                );
+            }
+            Kind::Plain | Kind::Pause => {
+                let source = Source {
+                    image: image_name(around.containerd, id, spec).await?,
+                    digest: None,
+                    pull: false,
+                };
+                let wanted =
+                    plain::wanted(id, spec, source).map_err(|error| invalid(error.to_string()))?;
+                desired.functions.insert(id.to_owned(), wanted);
+            }
+        }
+        let setup = setup(around, bundle, spec, kind, cgroup.clone()).await?;
+        let preparer = Preparer::new(
+            around.containerd.clone(),
+            Cache::new(&around.config.state_dir, around.config.cache_bytes),
+            around.config.engine.clone(),
+            cgroup,
+            Duration::from_millis(around.config.compile_deadline_ms.into()),
+        );
+        let parts = Parts {
+            setup,
+            preparer,
+            logs,
+            prefix_logs: kind == Kind::Pool,
+            http_only: kind == Kind::Pool,
+        };
+        let mut workload = Self {
+            host: Host::start(parts, desired),
+            kind,
+            uid: id.to_owned(),
+            stream: None,
+            operator,
+        };
+        workload.prepared().await?;
+        Ok(workload)
+    }
+
+    /// Waits until the engine is up and, for a plain container, its bundle is ready.
+    async fn prepared(&mut self) -> Result<(), TaskError> {
+        let uid = self.uid.clone();
+        let kind = self.kind;
+        // Every step behind this has a bound of its own.
+        let board = self
+            .host
+            .board
+            .wait_for(|board| {
+                board.down.is_some()
+                    || match kind {
+                        Kind::Pool => !board.fingerprint.is_empty(),
+                        _ => board.prepared.contains_key(&uid) || failure(board, &uid).is_some(),
+                    }
+            })
+            .await
+            .map_err(|_| TaskError::InvalidRequest("the container is gone".to_owned()))?;
+        if let Some(death) = &board.down {
+            return Err(engine_failure(death));
+        }
+        match failure(&board, &self.uid) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Task start: places the function, or opens the stream to the operator.
+    pub async fn start(&mut self) -> Result<(), TaskError> {
+        self.host
+            .desired
+            .send_modify(|desired| desired.started = true);
+        if let Some(operator) = self.operator.take() {
+            let stream = pool::run(operator, self.host.desired.clone(), self.host.board.clone());
+            self.stream = Some(tokio::spawn(stream));
+            return Ok(());
+        }
+        let uid = self.uid.clone();
+        let first_word = self.host.board.wait_for(|board| {
+            let state = board.functions.get(&uid).map(|report| report.state());
+            matches!(state, Some(State::Serving | State::Failed))
+                || board.exited.is_some()
+                || board.down.is_some()
+        });
+        match tokio::time::timeout(FIRST_WORD, first_word).await {
+            Ok(Ok(board)) => match failure(&board, &self.uid) {
+                // The engine may have died of this function; run() decides what that means.
+                Some(_) if board.down.is_some() || board.exited.is_some() => Ok(()),
+                Some(error) => Err(error),
+                None => Ok(()),
+            },
+            Ok(Err(_)) => Ok(()),
+            Err(_) => {
+                tracing::info!(uid = self.uid, "guest is still starting");
+                Ok(())
+            }
+        }
+    }
+
+    /// The engine's process.
+    pub fn pid(&self) -> watch::Receiver<Option<u32>> {
+        self.host.pid.clone()
+    }
+
+    /// Lives until the container ends. `signal` holds the last one that was sent, 0 for none.
+    pub async fn run(mut self, mut signal: watch::Receiver<u32>) -> Ended {
+        let mut draining = false;
+        let mut deaths = 0;
+        loop {
+            tokio::select! {
+                changed = signal.changed() => {
+                    let signal = match changed {
+                        Ok(()) => *signal.borrow_and_update(),
+                        Err(_) => KILL,
+                    };
+                    match ask(signal) {
+                        Ask::Nothing => {}
+                        Ask::Kill => return Ended::with(signal_code(signal)),
+                        // A command takes no signals: nothing to drain, so it ends.
+                        Ask::Drain if self.is_command() => return Ended::with(signal_code(signal)),
+                        Ask::Drain => {
+                            draining = true;
+                            self.host.desired.send_modify(|desired| desired.drain = Some(DRAIN));
+                        }
+                    }
+                }
+                changed = self.host.board.changed() => {
+                    if changed.is_err() {
+                        return Ended::with(u8::MAX);
+                    }
+                    let board = self.host.board.borrow_and_update();
+                    if let Some((code, message)) = &board.exited {
+                        tracing::info!(uid = self.uid, code, message, "command ended");
+                        return Ended::with(*code);
+                    }
+                    if board.deaths > deaths {
+                        deaths = board.deaths;
+                        let is_command = is_command(&board, &self.uid);
+                        if let Some(ended) = board.down.as_ref().and_then(|death| after_death(death, self.kind, is_command, draining)) {
+                            return ended;
+                        }
+                    }
+                    if draining && board.drained {
+                        return Ended::with(0);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_command(&self) -> bool {
+        is_command(&self.host.board.borrow(), &self.uid)
+    }
+}
+
+fn is_command(board: &Board, uid: &str) -> bool {
+    board.prepared.get(uid) == Some(&BundleKind::Command)
+}
+
+/// Whether the end of an engine is the end of its container. A pool, and a plain server now and then, go on.
+fn after_death(death: &Death, kind: Kind, is_command: bool, draining: bool) -> Option<Ended> {
+    let code = death
+        .signal
+        .and_then(|signal| u32::try_from(signal).ok())
+        .map_or(u8::MAX, signal_code);
+    let ended = Ended {
+        code,
+        out_of_memory: death.out_of_memory,
+    };
+    let ends = match kind {
+        Kind::Pool => draining,
+        Kind::Plain | Kind::Pause => {
+            is_command || draining || death.out_of_memory || death.in_a_row >= PLAIN_DEATHS
+        }
+    };
+    ends.then_some(ended)
+}
+
+fn failure(board: &Board, uid: &str) -> Option<TaskError> {
+    // While the engine is down, reports say so; the caller looks at `down` first.
+    let report = board.functions.get(uid)?;
+    if report.state() != State::Failed || board.fingerprint.is_empty() {
+        return None;
+    }
+    let failure = report.failure.clone().unwrap_or_default();
+    Some(TaskError::Bundle {
+        reason: FailureReason::from_word(&failure.reason).unwrap_or(FailureReason::NodeFault),
+        message: failure.message,
+    })
+}
+
+fn engine_failure(death: &Death) -> TaskError {
+    let message = match death.out_of_memory {
+        true => format!(
+            "{}: the container's memory limit is too small for an engine; give it at least 32Mi",
+            death.message
+        ),
+        false => death.message.clone(),
+    };
+    TaskError::Bundle {
+        reason: FailureReason::NodeFault,
+        message,
+    }
+}
+
+/// The name under which containerd has the container's image.
+async fn image_name(containerd: &Containerd, id: &str, spec: &Spec) -> Result<String, TaskError> {
+    let known = containerd.container_image(id).await;
+    match (known, spec.annotation(annotation::IMAGE_NAME)) {
+        (Ok(name), _) if !name.is_empty() => Ok(name),
+        (_, Some(name)) => Ok(name.to_owned()),
+        (Ok(_), None) => Err(TaskError::InvalidRequest(
+            "the container has no image; a hearth container runs the bundle in its image"
+                .to_owned(),
+        )),
+        (Err(status), None) => Err(TaskError::Bundle {
+            reason: FailureReason::NodeFault,
+            message: format!(
+                "containerd does not say which image the container has: {}",
+                status.message()
+            ),
+        }),
+    }
+}
+
+async fn setup(
+    around: &Surroundings<'_>,
+    bundle: &Path,
+    spec: &Spec,
+    kind: Kind,
+    cgroup: Option<Cgroup>,
+) -> Result<Setup, TaskError> {
+    // Containers of one plain pod share a network, so only a pool, which is alone, has the fixed port.
+    let metrics = match kind {
+        Kind::Pool => Some(Arc::new(
+            process::listen(&around.network, METRICS_PORT)
+                .await
+                .map_err(TaskError::node(format!(
+                    "opening port {METRICS_PORT} for metrics"
+                )))?,
+        )),
+        _ => None,
+    };
+    let user = spec.process.user;
+    Ok(Setup {
+        exe: around.config.engine.clone(),
+        network: around.network.clone(),
+        user: match user.uid {
+            0 => NOBODY,
+            uid => (uid, if user.gid == 0 { NOBODY.1 } else { user.gid }),
+        },
+        cgroup,
+        oom_score_adj: spec.process.oom_score_adj,
+        start: proto::Start {
+            metrics: metrics.is_some(),
+            resolver: Some(resolver::of_pod(spec)),
+            memory_bytes: spec.memory_limit().unwrap_or(0),
+            roots_pem: String::new(),
+        },
+        metrics,
+        state_file: StateFile::in_bundle(bundle),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engines_end_is_a_containers_end_when_it_must_be() {
+        let check = |kind, is_command, draining, oom, in_a_row, expected: Option<u8>| {
+            let death = Death {
+                message: String::new(),
+                signal: Some(9),
+                out_of_memory: oom,
+                in_a_row,
+            };
+            let ended = after_death(&death, kind, is_command, draining);
+            assert_eq!(ended.map(|ended| ended.code), expected);
+        };
+        check(Kind::Plain, false, false, false, 1, None);
+        check(Kind::Plain, false, false, false, PLAIN_DEATHS, Some(137));
+        check(Kind::Plain, false, false, true, 1, Some(137));
+        check(Kind::Plain, true, false, false, 1, Some(137));
+        check(Kind::Pool, false, false, true, 50, None);
+        check(Kind::Pool, false, true, false, 1, Some(137));
+    }
+}
