@@ -1,0 +1,221 @@
+//! AgentFunction: a bundle, its limits, its capabilities, how many instances stay warm.
+
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema copies each struct, `pub` included, into a function to derive from"
+)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// An agent: a WebAssembly bundle that answers HTTP calls, and how it is run.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "hearth.dev",
+    version = "v1alpha1",
+    kind = "AgentFunction",
+    plural = "agentfunctions",
+    shortname = "agf",
+    category = "hearth",
+    namespaced,
+    status = "AgentFunctionStatus",
+    doc = "An agent: a WebAssembly bundle that answers HTTP calls, and how it is run.",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Warm", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.bundle.image", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.bundle.digest", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    // The Service has the function's name, and a Service's name is a DNS label.
+    validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name becomes the name of a Service: at most 63 lower-case letters, digits and dashes, a letter first")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentFunctionSpec {
+    /// What runs.
+    pub bundle: Bundle,
+    /// The pool whose pods host the function. Unset: the namespace's pool `default`, made when it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolRef>,
+    /// Warm instances to keep, over all pool pods. 0 keeps none: the first call makes one. Unset: 1. An autoscaler owns
+    /// this field when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub replicas: Option<i32>,
+    /// Bounds of each call and instance. Unset: the defaults of each field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<FunctionLimits>,
+    /// Environment of the guest. Unset: empty; nothing of the node or the pod is inherited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub env: Vec<EnvVar>,
+    /// Calls out. Unset: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// The Service in front. Unset: port 80.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceSpec>,
+}
+
+/// What runs.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Bundle {
+    /// Reference of an OCI image that holds one .wasm file, or of a wasm OCI artifact. A tag is resolved to a digest once,
+    /// when this field changes; all pods then run that digest.
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(
+            pattern = r"^[a-zA-Z0-9][a-zA-Z0-9._\-]*(:[0-9]+)?(/[a-zA-Z0-9._\-]+)*(:[a-zA-Z0-9._\-]+)?(@sha256:[a-f0-9]{64})?$"
+        )
+    )]
+    pub image: String,
+}
+
+/// Names an AgentPool of the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolRef {
+    /// Name of the pool.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// Bounds of each call and instance.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionLimits {
+    /// Linear memory of one instance, a quantity from 1Mi to 4Gi. Unset: 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('4Gi')) <= 0")
+        .message("memory is a quantity from 1Mi to 4Gi, for example 64Mi"))]
+    pub memory: Option<String>,
+    /// Wall-clock time of one call, in milliseconds, to the last byte of its answer. Unset: 30000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub deadline_milliseconds: Option<i32>,
+    /// Calls that run at once in one pool pod. Unset: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub concurrency: Option<i32>,
+    /// Calls that wait for one of those places. Unset: the defaults of each field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueLimits>,
+    /// Bytes of one request body, a quantity up to 1Gi. Unset: 10Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0 && quantity(self).compareTo(quantity('1Gi')) <= 0")
+        .message("requestBody is a quantity from 0 to 1Gi, for example 10Mi"))]
+    pub request_body: Option<String>,
+}
+
+/// Calls that wait.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueLimits {
+    /// How many wait; the next one is answered 503 at once. Unset: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub length: Option<i32>,
+    /// How long one waits before it is answered 503, in milliseconds. Unset: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 600_000))]
+    pub wait_milliseconds: Option<i32>,
+}
+
+/// One variable of the guest's environment.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvVar {
+    /// Name.
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = r"^[A-Za-z_][A-Za-z0-9_.\-]*$")
+    )]
+    pub name: String,
+    /// Value. Unset: empty.
+    #[serde(default)]
+    #[schemars(length(max = 32_768))]
+    pub value: String,
+}
+
+/// Calls out.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Egress {
+    /// Hosts that may be called: `[http://|https://]host[:port]`; the host is a DNS name, an IP address or `*.suffix`.
+    /// An unset port means the scheme's own. Unset: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 300)), extend("x-kubernetes-list-type" = "set"))]
+    #[x_kube(validation = Rule::new(r"self.all(rule, rule.matches('^(https?://)?((\\*\\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?$'))")
+        .message("an egress rule is [http://|https://]host[:port] without a path, for example api.example.com:443 or *.example.com"))]
+    pub allow: Vec<String>,
+}
+
+/// The Service in front of the function.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Port of the Service. Unset: 80.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
+}
+
+/// What is true of the function.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentFunctionStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready (the summary), Placed, BundleResolved, Warm, ServiceReady.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Instances that are warm or in a call, at most `spec.replicas`.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Label selector for autoscalers; it matches the function's own pods where it has some, and is never empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// The bundle that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleStatus>,
+    /// Port in the pool pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<i32>,
+    /// Where the function is called inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Pool pods that serve the function.
+    #[serde(default)]
+    pub pods: i32,
+}
+
+/// The bundle that runs.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BundleStatus {
+    /// Generation of the spec for which the image was resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// The image that was resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Digest of the image's manifest, `sha256:…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}

@@ -1,0 +1,13 @@
+//! Version v1alpha1 of the API group `hearth.dev`.
+
+mod function;
+mod pool;
+
+pub use function::{
+    AgentFunction, AgentFunctionSpec, AgentFunctionStatus, Bundle, BundleStatus, Egress, EnvVar,
+    FunctionLimits, PoolRef, QueueLimits, ServiceSpec,
+};
+pub use pool::{
+    AgentPool, AgentPoolSpec, AgentPoolStatus, Isolation, PoolResources, PoolToleration,
+    TolerationEffect, TolerationOperator,
+};
