@@ -1,6 +1,7 @@
 //! `hearth serve PATH`: a .wasm file, or an AgentFunction manifest together with its bundle.
 
 use std::net::{IpAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,8 +61,8 @@ impl Serve {
             let artifact = Artifact::from_compiled(&engine, &compiled).map_err(|error| anyhow::anyhow!("{error:#}"))?;
             let settings = HostSettings { names: Names::of_this_machine(), ..HostSettings::default() };
             let host = Host::new(engine, &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            let stdout = Arc::new(rustix::io::dup(rustix::stdio::stdout())?);
-            let stderr = Arc::new(rustix::io::dup(rustix::stdio::stderr())?);
+            let stdout = Arc::new(std::io::stdout().as_fd().try_clone_to_owned()?);
+            let stderr = Arc::new(std::io::stderr().as_fd().try_clone_to_owned()?);
             if compiled.kind == BundleKind::Command {
                 let (code, problem) = host.run_command(&function, &artifact, &stdout, &stderr).await?;
                 match (code, problem) {

@@ -4,7 +4,7 @@
 mod compile;
 mod run;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -49,8 +49,7 @@ fn main() -> ExitCode {
 
 /// The socket that the shim left as standard input.
 fn control() -> anyhow::Result<Channel> {
-    let socket: OwnedFd = rustix::io::dup(rustix::stdio::stdin()).context("standard input")?;
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).context("standard input")?;
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
     Channel::new(socket).context("standard input is not the shim's control socket; the shim starts this program")
 }
 

@@ -105,7 +105,7 @@ impl Engine {
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = metrics.local_addr().unwrap();
         let (logs, writer) = std::io::pipe().unwrap();
-        let mut engine = Self {
+        let engine = Self {
             control,
             child,
             reports: HashMap::new(),
