@@ -21,7 +21,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Arguments { command: Command::Serve(serve) } = Arguments::parse();
+    let Arguments {
+        command: Command::Serve(serve),
+    } = Arguments::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::new("warn"))

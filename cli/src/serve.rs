@@ -13,14 +13,18 @@ use hearth_api::v1alpha1::AgentFunction;
 use hearth_contract::egress::EgressRule;
 use hearth_contract::{Function, FunctionKey, Limits};
 use hearth_wasm_host::capability::names::Names;
-use hearth_wasm_host::{Artifact, BundleKind, Engine, EngineSettings, Host, HostSettings, Placed, compile};
+use hearth_wasm_host::{
+    Artifact, BundleKind, Engine, EngineSettings, Host, HostSettings, Placed, compile,
+};
 
 /// How long calls may take to end after Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Answer HTTP calls with an agent, here and now.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  hearth serve hello.wasm\n  hearth serve agentfunction.yaml --bundle agent.wasm --egress http://localhost:9000")]
+#[command(
+    after_help = "Examples:\n  hearth serve hello.wasm\n  hearth serve agentfunction.yaml --bundle agent.wasm --egress http://localhost:9000"
+)]
 pub(crate) struct Serve {
     /// A component (.wasm), or an AgentFunction manifest (.yaml), whose bundle --bundle names.
     path: PathBuf,
@@ -51,34 +55,64 @@ impl Serve {
         let started = Instant::now();
         let (function, bundle) = self.function()?;
         let bytes = std::fs::read(&bundle).with_context(|| format!("read {}", bundle.display()))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
-            let engine = Engine::new(EngineSettings { instances: 512 }).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            let engine = Engine::new(EngineSettings { instances: 512 })
+                .map_err(|error| anyhow::anyhow!("{error:#}"))?;
             if bytes.len() > 1 << 20 {
-                eprintln!("compiling {} ({} MB) …", bundle.display(), bytes.len() >> 20);
+                eprintln!(
+                    "compiling {} ({} MB) …",
+                    bundle.display(),
+                    bytes.len() >> 20
+                );
             }
-            let compiled = compile::compile(&engine, &bytes).with_context(|| bundle.display().to_string())?;
-            let artifact = Artifact::from_compiled(&engine, &compiled).map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            let settings = HostSettings { names: Names::of_this_machine(), ..HostSettings::default() };
-            let host = Host::new(engine, &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            let compiled =
+                compile::compile(&engine, &bytes).with_context(|| bundle.display().to_string())?;
+            let artifact = Artifact::from_compiled(&engine, &compiled)
+                .map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            let settings = HostSettings {
+                names: Names::of_this_machine(),
+                ..HostSettings::default()
+            };
+            let host =
+                Host::new(engine, &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?;
             let stdout = Arc::new(std::io::stdout().as_fd().try_clone_to_owned()?);
             let stderr = Arc::new(std::io::stderr().as_fd().try_clone_to_owned()?);
             if compiled.kind == BundleKind::Command {
-                let (code, problem) = host.run_command(&function, &artifact, &stdout, &stderr).await?;
+                let (code, problem) = host
+                    .run_command(&function, &artifact, &stdout, &stderr)
+                    .await?;
                 match (code, problem) {
                     (0, _) => return Ok(()),
                     (code, None) => bail!("the command ended with exit code {code}"),
                     (_, Some(problem)) => bail!("the command was stopped: {problem}"),
                 }
             }
-            let listener = TcpListener::bind((self.address, self.port))
-                .with_context(|| format!("listen on {}:{}; another program may use the port, try --port 0", self.address, self.port))?;
+            let listener = TcpListener::bind((self.address, self.port)).with_context(|| {
+                format!(
+                    "listen on {}:{}; another program may use the port, try --port 0",
+                    self.address, self.port
+                )
+            })?;
             let address = listener.local_addr()?;
             let digest = String::new();
-            let placed =
-                Placed { function, digest, artifact: &artifact, listener, stdout, stderr, prefix_logs: false, first: None };
+            let placed = Placed {
+                function,
+                digest,
+                artifact: &artifact,
+                listener,
+                stdout,
+                stderr,
+                prefix_logs: false,
+                first: None,
+            };
             host.place(placed)?;
-            eprintln!("http://{address} answers ({} ms after the start); Ctrl-C ends", started.elapsed().as_millis());
+            eprintln!(
+                "http://{address} answers ({} ms after the start); Ctrl-C ends",
+                started.elapsed().as_millis()
+            );
             tokio::signal::ctrl_c().await?;
             let cut = host.drain(DRAIN).await;
             if cut > 0 {
@@ -90,36 +124,63 @@ impl Serve {
 
     /// What to run, and the file that holds it.
     fn function(&self) -> Result<(Function, PathBuf)> {
-        let is_manifest = self.path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-        let (mut function, bundle) = if is_manifest { self.manifest()? } else { (plain(&self.path), self.path.clone()) };
+        let is_manifest = self
+            .path
+            .extension()
+            .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        let (mut function, bundle) = if is_manifest {
+            self.manifest()?
+        } else {
+            (plain(&self.path), self.path.clone())
+        };
         for (name, value) in &self.env {
             function.capabilities.env.retain(|(known, _)| known != name);
-            function.capabilities.env.push((name.clone(), value.clone()));
+            function
+                .capabilities
+                .env
+                .push((name.clone(), value.clone()));
         }
-        function.capabilities.egress.extend(self.egress.iter().cloned());
+        function
+            .capabilities
+            .egress
+            .extend(self.egress.iter().cloned());
         Ok((function, bundle))
     }
 
     fn manifest(&self) -> Result<(Function, PathBuf)> {
         let path = self.path.display();
         let text = std::fs::read_to_string(&self.path).with_context(|| format!("read {path}"))?;
-        let object: AgentFunction =
-            serde_yaml::from_str(&text).with_context(|| format!("{path} is no AgentFunction manifest"))?;
-        let function = convert::function(&object, convert::replicas(&object.spec)).with_context(|| path.to_string())?;
+        let object: AgentFunction = serde_yaml::from_str(&text)
+            .with_context(|| format!("{path} is no AgentFunction manifest"))?;
+        let function = convert::function(&object, convert::replicas(&object.spec))
+            .with_context(|| path.to_string())?;
         let Some(bundle) = &self.bundle else {
-            bail!("{path} names the image {}, which is not pulled here; give its component with --bundle FILE.wasm", object.spec.bundle.image);
+            bail!(
+                "{path} names the image {}, which is not pulled here; give its component with --bundle FILE.wasm",
+                object.spec.bundle.image
+            );
         };
         Ok((function, bundle.clone()))
     }
 }
 
 fn plain(path: &Path) -> Function {
-    let name = path.file_stem().map_or_else(|| "agent".to_owned(), |name| name.to_string_lossy().into_owned());
+    let name = path.file_stem().map_or_else(
+        || "agent".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    );
     Function {
-        key: FunctionKey { uid: name.clone(), namespace: "local".to_owned(), name: name.clone() },
+        key: FunctionKey {
+            uid: name.clone(),
+            namespace: "local".to_owned(),
+            name: name.clone(),
+        },
         generation: 1,
         limits: Limits::default(),
-        capabilities: hearth_contract::function::Capabilities { args: vec![name], ..Default::default() },
+        capabilities: hearth_contract::function::Capabilities {
+            args: vec![name],
+            ..Default::default()
+        },
         target: 2,
     }
 }
@@ -141,12 +202,18 @@ mod tests {
 
     #[test]
     fn a_manifest_needs_its_bundle_and_options_come_on_top() {
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello-c/agentfunction.yaml");
+        let manifest = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../examples/hello-c/agentfunction.yaml"
+        );
         let error = serve(manifest, None).function().unwrap_err().to_string();
         assert!(error.contains("--bundle"), "{error}");
         let (function, bundle) = serve(manifest, Some("hello.wasm")).function().unwrap();
         assert_eq!(bundle, Path::new("hello.wasm"));
-        assert_eq!(function.capabilities.env, [("GREETING".to_owned(), "Moin".to_owned())]);
+        assert_eq!(
+            function.capabilities.env,
+            [("GREETING".to_owned(), "Moin".to_owned())]
+        );
         assert_eq!(function.capabilities.egress.len(), 1);
         assert_eq!(function.limits.deadline, Duration::from_secs(2));
     }

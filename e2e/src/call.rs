@@ -33,14 +33,20 @@ pub async fn post(address: &str, path: &str, body: impl Into<Bytes>) -> Result<A
 
 /// Sends one request over a connection of its own, bounded by two minutes.
 pub async fn send(address: &str, method: http::Method, path: &str, body: Bytes) -> Result<Answer> {
-    tokio::time::timeout(Duration::from_secs(120), exchange(address, method, path, body))
-        .await
-        .with_context(|| format!("no answer from {address}{path} within 120 s"))?
+    tokio::time::timeout(
+        Duration::from_secs(120),
+        exchange(address, method, path, body),
+    )
+    .await
+    .with_context(|| format!("no answer from {address}{path} within 120 s"))?
 }
 
 async fn exchange(address: &str, method: http::Method, path: &str, body: Bytes) -> Result<Answer> {
-    let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connect to {address}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = http::Request::builder()
         .method(method)
@@ -48,10 +54,28 @@ async fn exchange(address: &str, method: http::Method, path: &str, body: Bytes) 
         .header(http::header::HOST, address)
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))?;
-    let response = sender.send_request(request).await.with_context(|| format!("call {address}{path}"))?;
-    let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let (status, outcome, retry_after) = (response.status().as_u16(), header("hearth-outcome"), header("retry-after"));
+    let response = sender
+        .send_request(request)
+        .await
+        .with_context(|| format!("call {address}{path}"))?;
+    let header = |name: &str| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned)
+    };
+    let (status, outcome, retry_after) = (
+        response.status().as_u16(),
+        header("hearth-outcome"),
+        header("retry-after"),
+    );
     let body = response.into_body().collect().await?.to_bytes();
     connection.abort();
-    Ok(Answer { status, outcome, retry_after, body: String::from_utf8_lossy(&body).into_owned() })
+    Ok(Answer {
+        status,
+        outcome,
+        retry_after,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
 }

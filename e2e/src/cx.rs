@@ -27,26 +27,44 @@ pub struct Cx {
 impl Cx {
     /// Connects, and makes the namespace `name`-something.
     pub async fn new(name: &str) -> Result<Self> {
-        let cluster = Cluster::open().context("the cluster is not up; `cargo xtask up` starts it")?;
-        let client = Client::try_default().await.context("KUBECONFIG; `cargo xtask e2e` sets it")?;
+        let cluster =
+            Cluster::open().context("the cluster is not up; `cargo xtask up` starts it")?;
+        let client = Client::try_default()
+            .await
+            .context("KUBECONFIG; `cargo xtask e2e` sets it")?;
         let namespace = Namespace {
-            metadata: ObjectMeta { generate_name: Some(format!("{name}-")), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{name}-")),
+                ..ObjectMeta::default()
+            },
             ..Namespace::default()
         };
-        let made = Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
-        Ok(Self { client, cluster, namespace: made.name_any() })
+        let made = Api::all(client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await?;
+        Ok(Self {
+            client,
+            cluster,
+            namespace: made.name_any(),
+        })
     }
 
     /// Deletes the namespace and waits until nothing of it is left.
     pub async fn close(self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        namespaces.delete(&self.namespace, &DeleteParams::default()).await?;
-        until(&format!("namespace {} to end", self.namespace), SETTLE, || async {
-            Ok(match namespaces.get_opt(&self.namespace).await? {
-                None => Seen::Yes(()),
-                Some(namespace) => Seen::NotYet(format!("{:?}", namespace.status)),
-            })
-        })
+        namespaces
+            .delete(&self.namespace, &DeleteParams::default())
+            .await?;
+        until(
+            &format!("namespace {} to end", self.namespace),
+            SETTLE,
+            || async {
+                Ok(match namespaces.get_opt(&self.namespace).await? {
+                    None => Seen::Yes(()),
+                    Some(namespace) => Seen::NotYet(format!("{:?}", namespace.status)),
+                })
+            },
+        )
         .await
     }
 
@@ -62,56 +80,97 @@ impl Cx {
 
     /// `kubectl apply` of a manifest in this namespace. Standard error stands in the error.
     pub fn apply(&self, manifest: &str) -> Result<String> {
-        self.cluster.kubectl_stdin(&["--namespace", &self.namespace, "apply", "-f", "-"], manifest)
+        self.cluster.kubectl_stdin(
+            &["--namespace", &self.namespace, "apply", "-f", "-"],
+            manifest,
+        )
     }
 
     /// Any `kubectl` command in this namespace.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let args: Vec<&str> = ["--namespace", &self.namespace].iter().chain(args).copied().collect();
+        let args: Vec<&str> = ["--namespace", &self.namespace]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
         self.cluster.kubectl(&args)
     }
 
     /// Pushes bytes as a wasm OCI artifact and returns the image reference.
     pub fn push_artifact(&self, name: &str, wasm: &[u8]) -> Result<String> {
-        self.cluster.push_image(&format!("e2e/{name}:1"), &hearth_cluster::Image::wasm_artifact(wasm))
+        self.cluster.push_image(
+            &format!("e2e/{name}:1"),
+            &hearth_cluster::Image::wasm_artifact(wasm),
+        )
     }
 
     /// Waits until a function's condition of type `kind` has `status`, and gives the function.
     pub async fn condition(&self, name: &str, kind: &str, status: &str) -> Result<AgentFunction> {
         let functions = self.functions();
-        until(&format!("{kind}={status} on agentfunction {name}"), SETTLE, || async {
-            let function = functions.get(name).await?;
-            let conditions = function.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            let current = Some(function.metadata.generation) == conditions.iter().find(|c| c.type_ == kind).map(|c| c.observed_generation);
-            let holds = conditions.iter().any(|c| c.type_ == kind && c.status == status);
-            let said = conditions
-                .iter()
-                .map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message))
-                .collect::<Vec<_>>()
-                .join("; ");
-            Ok(Seen::when(current && holds, function, said))
-        })
+        until(
+            &format!("{kind}={status} on agentfunction {name}"),
+            SETTLE,
+            || async {
+                let function = functions.get(name).await?;
+                let conditions = function
+                    .status
+                    .as_ref()
+                    .map(|status| status.conditions.as_slice())
+                    .unwrap_or_default();
+                let current = Some(function.metadata.generation)
+                    == conditions
+                        .iter()
+                        .find(|c| c.type_ == kind)
+                        .map(|c| c.observed_generation);
+                let holds = conditions
+                    .iter()
+                    .any(|c| c.type_ == kind && c.status == status);
+                let said = conditions
+                    .iter()
+                    .map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message))
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                Ok(Seen::when(current && holds, function, said))
+            },
+        )
         .await
     }
 
     /// Applies a function of `image` with more of a spec below it (YAML, indented by two), and waits until it is Ready.
-    pub async fn ready_function(&self, name: &str, image: &str, spec: &str) -> Result<AgentFunction> {
+    pub async fn ready_function(
+        &self,
+        name: &str,
+        image: &str,
+        spec: &str,
+    ) -> Result<AgentFunction> {
         self.apply(&manifest(name, image, spec))?;
         self.condition(name, "Ready", "True").await
     }
 
     /// `address:port` of a function's or pod's Service.
     pub async fn service_address(&self, name: &str) -> Result<String> {
-        let services: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(self.client.clone(), &self.namespace);
+        let services: Api<k8s_openapi::api::core::v1::Service> =
+            Api::namespaced(self.client.clone(), &self.namespace);
         let service = services.get(name).await?;
         let spec = service.spec.context("a Service has a spec")?;
-        let port = spec.ports.unwrap_or_default().first().map_or(80, |port| port.port);
-        Ok(format!("{}:{port}", spec.cluster_ip.context("the Service has no address")?))
+        let port = spec
+            .ports
+            .unwrap_or_default()
+            .first()
+            .map_or(80, |port| port.port);
+        Ok(format!(
+            "{}:{port}",
+            spec.cluster_ip.context("the Service has no address")?
+        ))
     }
 
     /// The pool pods of this namespace.
     pub async fn pool_pods(&self) -> Result<Vec<Pod>> {
-        Ok(self.pods().list(&ListParams::default().labels("hearth.dev/pool")).await?.items)
+        Ok(self
+            .pods()
+            .list(&ListParams::default().labels("hearth.dev/pool"))
+            .await?
+            .items)
     }
 
     /// The log of a pod, as `kubectl logs` shows it.
@@ -122,22 +181,36 @@ impl Cx {
     /// Waits for an event about `object` whose reason or message contains `text`.
     pub async fn event(&self, object: &str, text: &str) -> Result<String> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
-        until(&format!("an event about {object} with {text:?}"), SETTLE, || async {
-            let all = events.list(&ListParams::default()).await?.items;
-            let about: Vec<String> = all
-                .into_iter()
-                .filter(|event| event.involved_object.name.as_deref() == Some(object))
-                .map(|event| format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default()))
-                .collect();
-            let found = about.iter().find(|line| line.contains(text)).cloned();
-            Ok(found.map_or_else(|| Seen::NotYet(about.join(" | ")), Seen::Yes))
-        })
+        until(
+            &format!("an event about {object} with {text:?}"),
+            SETTLE,
+            || async {
+                let all = events.list(&ListParams::default()).await?.items;
+                let about: Vec<String> = all
+                    .into_iter()
+                    .filter(|event| event.involved_object.name.as_deref() == Some(object))
+                    .map(|event| {
+                        format!(
+                            "{}: {}",
+                            event.reason.unwrap_or_default(),
+                            event.message.unwrap_or_default()
+                        )
+                    })
+                    .collect();
+                let found = about.iter().find(|line| line.contains(text)).cloned();
+                Ok(found.map_or_else(|| Seen::NotYet(about.join(" | ")), Seen::Yes))
+            },
+        )
         .await
     }
 
     /// One value of a pod's `/metrics`: the sum of all series of `name` whose labels contain each of `labels`.
     pub async fn metric(&self, pod: &Pod, port: u16, name: &str, labels: &[&str]) -> Result<f64> {
-        let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).context("the pod has no address")?;
+        let address = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.pod_ip.clone())
+            .context("the pod has no address")?;
         let answer = crate::call::get(&format!("{address}:{port}"), "/metrics").await?;
         if answer.status != 200 {
             bail!("/metrics answered {}: {}", answer.status, answer.body);
@@ -158,7 +231,8 @@ fn sum_of_series(text: &str, name: &str, labels: &[&str]) -> f64 {
         .filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (family, set) = series.split_once('{').unwrap_or((series, ""));
-            (family == name && labels.iter().all(|label| set.contains(label))).then(|| value.parse::<f64>().ok())?
+            (family == name && labels.iter().all(|label| set.contains(label)))
+                .then(|| value.parse::<f64>().ok())?
         })
         .sum()
 }

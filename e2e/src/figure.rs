@@ -75,7 +75,10 @@ impl Figure {
 
     /// The figure as a line for people.
     pub fn text(&self) -> String {
-        let mut line = format!("{:<10} {:<44} {:>10.2} {:<4}", self.bench, self.measure, self.value, self.unit);
+        let mut line = format!(
+            "{:<10} {:<44} {:>10.2} {:<4}",
+            self.bench, self.measure, self.value, self.unit
+        );
         if let (Some((peer, value)), Some(ratio)) = (self.peer, self.ratio()) {
             line += &format!("  {peer} {value:.2} {}  {ratio:.2}x", self.unit);
         }
@@ -124,7 +127,15 @@ mod tests {
         assert_eq!(figure(95.0, Aim::RatioAtMost(0.9)).met(), Some(false));
         assert_eq!(figure(95.0, Aim::AtMost(95.0)).met(), Some(true));
         assert_eq!(figure(95.0, Aim::None).met(), None);
-        assert!(figure(95.0, Aim::RatioAtMost(0.9)).text().ends_with("aim <= 0.9x: MISSED"));
-        assert!(figure(95.0, Aim::RatioAtMost(0.9)).json().contains("\"met\":false"));
+        assert!(
+            figure(95.0, Aim::RatioAtMost(0.9))
+                .text()
+                .ends_with("aim <= 0.9x: MISSED")
+        );
+        assert!(
+            figure(95.0, Aim::RatioAtMost(0.9))
+                .json()
+                .contains("\"met\":false")
+        );
     }
 }

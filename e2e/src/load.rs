@@ -30,7 +30,12 @@ impl Load {
 ///
 /// # Errors
 /// When a connection cannot be made at the start, or no call at all was answered.
-pub async fn run(address: &str, path: &str, connections: usize, duration: Duration) -> Result<Load> {
+pub async fn run(
+    address: &str,
+    path: &str,
+    connections: usize,
+    duration: Duration,
+) -> Result<Load> {
     let started = Instant::now();
     let until = started + duration;
     let workers: Vec<_> = (0..connections)
@@ -43,7 +48,11 @@ pub async fn run(address: &str, path: &str, connections: usize, duration: Durati
         load.failed += part.failed;
     }
     load.elapsed = started.elapsed();
-    ensure!(!load.micros.is_empty(), "no call to {address}{path} was answered ({} failed)", load.failed);
+    ensure!(
+        !load.micros.is_empty(),
+        "no call to {address}{path} was answered ({} failed)",
+        load.failed
+    );
     Ok(load)
 }
 
@@ -51,7 +60,9 @@ async fn worker(address: String, path: String, until: Instant) -> Result<Load> {
     let mut load = Load::default();
     let mut sender = connect(&address).await?;
     while Instant::now() < until {
-        let request = http::Request::get(&path).header(http::header::HOST, &address).body(Empty::<Bytes>::new())?;
+        let request = http::Request::get(&path)
+            .header(http::header::HOST, &address)
+            .body(Empty::<Bytes>::new())?;
         let sent = Instant::now();
         let answered = async {
             let response = sender.send_request(request).await.ok()?;
@@ -73,7 +84,9 @@ async fn worker(address: String, path: String, until: Instant) -> Result<Load> {
 }
 
 async fn connect(address: &str) -> Result<hyper::client::conn::http1::SendRequest<Empty<Bytes>>> {
-    let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connect to {address}"))?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);

@@ -42,6 +42,10 @@ pub enum Seen<T> {
 impl<T> Seen<T> {
     /// `Yes(value)` when `holds`, else what is there instead.
     pub fn when(holds: bool, value: T, instead: impl Into<String>) -> Self {
-        if holds { Self::Yes(value) } else { Self::NotYet(instead.into()) }
+        if holds {
+            Self::Yes(value)
+        } else {
+            Self::NotYet(instead.into())
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use hearth_contract::proto::{self, BundleInput, CompileRequest, CompileResult, compile_result};
 use hearth_contract::FailureReason;
+use hearth_contract::proto::{self, BundleInput, CompileRequest, CompileResult, compile_result};
 use hearth_wasm_host::bundle::BundleError;
 use hearth_wasm_host::{Engine, compile};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -18,7 +18,9 @@ const ADDRESS_SPACE: u64 = 8 << 30;
 
 pub(crate) fn main() -> Result<()> {
     super::confine()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     runtime.block_on(async {
         let control = super::control()?;
         let Some((request, descriptors)) = control.receive::<CompileRequest>().await? else {
@@ -27,22 +29,42 @@ pub(crate) fn main() -> Result<()> {
         bound(&request)?;
         let result = match work(&request, descriptors)? {
             Ok(compiled) => compile_result::Result::Compiled(compiled),
-            Err((reason, message)) => {
-                compile_result::Result::Failure(proto::Failure { reason: reason.as_str().to_owned(), message })
-            }
+            Err((reason, message)) => compile_result::Result::Failure(proto::Failure {
+                reason: reason.as_str().to_owned(),
+                message,
+            }),
         };
-        control.send(&CompileResult { result: Some(result) }, &[]).await?;
+        control
+            .send(
+                &CompileResult {
+                    result: Some(result),
+                },
+                &[],
+            )
+            .await?;
         Ok(())
     })
 }
 
 /// CPU time and memory end the process when the shim's own deadline does not.
 fn bound(request: &CompileRequest) -> Result<()> {
-    let seconds = Duration::from_millis(request.deadline_ms.into()).as_secs().max(1);
+    let seconds = Duration::from_millis(request.deadline_ms.into())
+        .as_secs()
+        .max(1);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    for (resource, limit) in [(Resource::Cpu, seconds * cores), (Resource::As, ADDRESS_SPACE), (Resource::Core, 0)] {
-        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
-            .with_context(|| format!("set the limit {resource:?}"))?;
+    for (resource, limit) in [
+        (Resource::Cpu, seconds * cores),
+        (Resource::As, ADDRESS_SPACE),
+        (Resource::Core, 0),
+    ] {
+        setrlimit(
+            resource,
+            Rlimit {
+                current: Some(limit),
+                maximum: Some(limit),
+            },
+        )
+        .with_context(|| format!("set the limit {resource:?}"))?;
     }
     Ok(())
 }
@@ -51,7 +73,9 @@ type Worked = std::result::Result<proto::Compiled, (FailureReason, String)>;
 
 fn work(request: &CompileRequest, descriptors: Vec<OwnedFd>) -> Result<Worked> {
     let mut descriptors = descriptors.into_iter().map(File::from);
-    let mut output = descriptors.next().context("the request carries no output descriptor")?;
+    let mut output = descriptors
+        .next()
+        .context("the request carries no output descriptor")?;
     let mut inputs = Vec::new();
     for mut input in descriptors {
         input.rewind().context("rewind an input")?;
@@ -61,15 +85,22 @@ fn work(request: &CompileRequest, descriptors: Vec<OwnedFd>) -> Result<Worked> {
     let bytes = match request.input() {
         BundleInput::Wasm => {
             let mut bytes = Vec::new();
-            let Some(input) = inputs.first_mut() else { bail!("the request carries no input descriptor") };
-            input.take(compile::MAX_COMPONENT_BYTES).read_to_end(&mut bytes).context("read the component")?;
+            let Some(input) = inputs.first_mut() else {
+                bail!("the request carries no input descriptor")
+            };
+            input
+                .take(compile::MAX_COMPONENT_BYTES)
+                .read_to_end(&mut bytes)
+                .context("read the component")?;
             bytes
         }
         BundleInput::Layers => match compile::find_component(inputs) {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Err(wrong(error))),
         },
-        BundleInput::Unspecified => bail!("the request says no kind of input; shim and engine are of different versions"),
+        BundleInput::Unspecified => {
+            bail!("the request says no kind of input; shim and engine are of different versions")
+        }
     };
     let started = Instant::now();
     let engine = Engine::for_compiling().map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -77,14 +108,23 @@ fn work(request: &CompileRequest, descriptors: Vec<OwnedFd>) -> Result<Worked> {
         Ok(compiled) => compiled,
         Err(error) => return Ok(Err(wrong(error))),
     };
-    if let Err(error) = output.write_all(&compiled.artifact).and_then(|()| output.sync_all()) {
-        return Ok(Err((FailureReason::NodeFault, format!("the artifact cannot be written, maybe the disk is full: {error}"))));
+    if let Err(error) = output
+        .write_all(&compiled.artifact)
+        .and_then(|()| output.sync_all())
+    {
+        return Ok(Err((
+            FailureReason::NodeFault,
+            format!("the artifact cannot be written, maybe the disk is full: {error}"),
+        )));
     }
     Ok(Ok(proto::Compiled {
         kind: proto::BundleKind::from(compiled.kind).into(),
         fingerprint: engine.fingerprint(),
         artifact_bytes: compiled.artifact.len() as u64,
-        artifact_sha256: Sha256::digest(&compiled.artifact).iter().map(|byte| format!("{byte:02x}")).collect(),
+        artifact_sha256: Sha256::digest(&compiled.artifact)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
         compile_ms: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
     }))
 }

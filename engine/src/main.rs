@@ -49,8 +49,12 @@ fn main() -> ExitCode {
 
 /// The socket that the shim left as standard input.
 fn control() -> anyhow::Result<Channel> {
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
-    Channel::new(socket).context("standard input is not the shim's control socket; the shim starts this program")
+    let socket = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("standard input")?;
+    Channel::new(socket)
+        .context("standard input is not the shim's control socket; the shim starts this program")
 }
 
 /// No program that is started from here gains rights, and no bug can switch that off again.

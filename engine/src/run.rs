@@ -10,7 +10,9 @@ use hearth_contract::channel::{Channel, PACKET_BYTES};
 use hearth_contract::proto::{self, from_engine, to_engine};
 use hearth_contract::{FailureReason, Function, StartKind};
 use hearth_wasm_host::capability::names::Names;
-use hearth_wasm_host::{Artifact, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve};
+use hearth_wasm_host::{
+    Artifact, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +25,9 @@ const OUTBOX: usize = 64;
 
 pub(crate) fn main() -> Result<()> {
     super::confine()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let ended = runtime.block_on(async {
         let control = Arc::new(super::control()?);
         serve(control).await
@@ -34,21 +38,35 @@ pub(crate) fn main() -> Result<()> {
 }
 
 async fn serve(control: Arc<Channel>) -> Result<()> {
-    let engine = Engine::new(EngineSettings::default()).map_err(|error| anyhow::anyhow!("{error:#}")).context("start wasmtime")?;
-    let ready = proto::Ready { fingerprint: engine.fingerprint(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let engine = Engine::new(EngineSettings::default())
+        .map_err(|error| anyhow::anyhow!("{error:#}"))
+        .context("start wasmtime")?;
+    let ready = proto::Ready {
+        fingerprint: engine.fingerprint(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
     send(&control, from_engine::Message::Ready(ready)).await?;
-    let Some((message, descriptors)) = receive(&control).await? else { return Ok(()) };
-    let to_engine::Message::Start(start) = message else { bail!("the first message is not Start") };
+    let Some((message, descriptors)) = receive(&control).await? else {
+        return Ok(());
+    };
+    let to_engine::Message::Start(start) = message else {
+        bail!("the first message is not Start")
+    };
     let settings = HostSettings {
         names: Names::new(&start.resolver.unwrap_or_default()),
         memory_bytes: start.memory_bytes,
         roots_pem: start.roots_pem,
     };
-    let host = Arc::new(Host::new(engine.clone(), &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?);
+    let host = Arc::new(
+        Host::new(engine.clone(), &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?,
+    );
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
     if start.metrics {
-        let listener = descriptors.into_iter().next().context("Start promises a socket for metrics and carries none")?;
+        let listener = descriptors
+            .into_iter()
+            .next()
+            .context("Start promises a socket for metrics and carries none")?;
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -57,7 +75,11 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
     let (outbox, inbox) = mpsc::channel(OUTBOX);
     let writer = tokio::spawn(write(control.clone(), inbox));
     tokio::spawn(report(host.clone(), outbox.clone(), stop.clone()));
-    let rim = Rim { host, engine, outbox };
+    let rim = Rim {
+        host,
+        engine,
+        outbox,
+    };
     while let Some((message, descriptors)) = receive(&control).await? {
         if rim.obey(message, descriptors).await? {
             break;
@@ -66,7 +88,10 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
     drop(rim);
     stop.cancel();
     // What was said last reaches the shim; bounded, because it may be gone.
-    if tokio::time::timeout(Duration::from_secs(1), writer).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(1), writer)
+        .await
+        .is_err()
+    {
         tracing::warn!("the shim did not read the last messages");
     }
     Ok(())
@@ -74,18 +99,32 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
 
 async fn receive(control: &Channel) -> Result<Option<(to_engine::Message, Vec<OwnedFd>)>> {
     loop {
-        let Some((message, descriptors)) = control.receive::<proto::ToEngine>().await.context("control socket")? else {
+        let Some((message, descriptors)) = control
+            .receive::<proto::ToEngine>()
+            .await
+            .context("control socket")?
+        else {
             return Ok(None);
         };
         match message.message {
             Some(message) => return Ok(Some((message, descriptors))),
-            None => tracing::warn!("the shim sent a message that this engine does not know; the shim is newer"),
+            None => tracing::warn!(
+                "the shim sent a message that this engine does not know; the shim is newer"
+            ),
         }
     }
 }
 
 async fn send(control: &Channel, message: from_engine::Message) -> Result<()> {
-    control.send(&proto::FromEngine { message: Some(message) }, &[]).await.context("control socket")
+    control
+        .send(
+            &proto::FromEngine {
+                message: Some(message),
+            },
+            &[],
+        )
+        .await
+        .context("control socket")
 }
 
 async fn write(control: Arc<Channel>, mut inbox: mpsc::Receiver<from_engine::Message>) {
@@ -98,7 +137,11 @@ async fn write(control: Arc<Channel>, mut inbox: mpsc::Receiver<from_engine::Mes
 }
 
 /// Sends what changed, at most every [`REPORT_EVERY`].
-async fn report(host: Arc<Host>, outbox: mpsc::Sender<from_engine::Message>, stop: CancellationToken) {
+async fn report(
+    host: Arc<Host>,
+    outbox: mpsc::Sender<from_engine::Message>,
+    stop: CancellationToken,
+) {
     let mut known = std::collections::HashMap::new();
     loop {
         tokio::select! {
@@ -106,11 +149,28 @@ async fn report(host: Arc<Host>, outbox: mpsc::Sender<from_engine::Message>, sto
             () = host.changed() => {}
         }
         let reports = host.reports();
-        let uid = |report: &proto::FunctionReport| report.r#ref.as_ref().map(|key| key.uid.clone()).unwrap_or_default();
-        let changed: Vec<_> = reports.iter().filter(|report| known.get(&uid(report)) != Some(*report)).cloned().collect();
-        known = reports.into_iter().map(|report| (uid(&report), report)).collect();
+        let uid = |report: &proto::FunctionReport| {
+            report
+                .r#ref
+                .as_ref()
+                .map(|key| key.uid.clone())
+                .unwrap_or_default()
+        };
+        let changed: Vec<_> = reports
+            .iter()
+            .filter(|report| known.get(&uid(report)) != Some(*report))
+            .cloned()
+            .collect();
+        known = reports
+            .into_iter()
+            .map(|report| (uid(&report), report))
+            .collect();
         for functions in chunks(changed, CHUNK_BYTES) {
-            if outbox.send(from_engine::Message::Reports(proto::Reports { functions })).await.is_err() {
+            if outbox
+                .send(from_engine::Message::Reports(proto::Reports { functions }))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -155,12 +215,21 @@ impl Rim {
                 tokio::spawn(async move {
                     host.remove(&wire.uid).await;
                     // The shim may be gone; then nobody asks.
-                    let _ = outbox.send(from_engine::Message::Removed(proto::Removed { uid: wire.uid })).await;
+                    let _ = outbox
+                        .send(from_engine::Message::Removed(proto::Removed {
+                            uid: wire.uid,
+                        }))
+                        .await;
                 });
             }
             to_engine::Message::Drain(wire) => {
-                let calls_cut = self.host.drain(Duration::from_millis(wire.deadline_ms.into())).await;
-                self.outbox.send(from_engine::Message::Drained(proto::Drained { calls_cut })).await?;
+                let calls_cut = self
+                    .host
+                    .drain(Duration::from_millis(wire.deadline_ms.into()))
+                    .await;
+                self.outbox
+                    .send(from_engine::Message::Drained(proto::Drained { calls_cut }))
+                    .await?;
                 return Ok(true);
             }
         }
@@ -172,23 +241,33 @@ impl Rim {
         let kind = place.kind();
         let placed = match Function::try_from(wire.clone()) {
             Ok(function) => match kind {
-                proto::BundleKind::Command => self.run_command(function, descriptors).map_err(|error| {
-                    (FailureReason::NodeFault, format!("{error:#}"))
-                }),
+                proto::BundleKind::Command => self
+                    .run_command(function, descriptors)
+                    .map_err(|error| (FailureReason::NodeFault, format!("{error:#}"))),
                 _ => self.place_function(function, &place, descriptors),
             },
-            Err(error) => Err((FailureReason::NodeFault, format!("shim and engine disagree about the function: {error}"))),
+            Err(error) => Err((
+                FailureReason::NodeFault,
+                format!("shim and engine disagree about the function: {error}"),
+            )),
         };
         if let Err((reason, message)) = placed {
             let report = proto::FunctionReport {
                 r#ref: wire.r#ref,
                 generation: wire.generation,
                 state: proto::State::Failed.into(),
-                failure: Some(proto::Failure { reason: reason.as_str().to_owned(), message }),
+                failure: Some(proto::Failure {
+                    reason: reason.as_str().to_owned(),
+                    message,
+                }),
                 digest: place.digest,
                 ..proto::FunctionReport::default()
             };
-            self.outbox.send(from_engine::Message::Reports(proto::Reports { functions: vec![report] })).await?;
+            self.outbox
+                .send(from_engine::Message::Reports(proto::Reports {
+                    functions: vec![report],
+                }))
+                .await?;
         }
         Ok(())
     }
@@ -200,8 +279,13 @@ impl Rim {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), (FailureReason, String)> {
         let fault = |problem: String| (FailureReason::NodeFault, problem);
-        let [artifact, listener, stdout, stderr] = <[OwnedFd; 4]>::try_from(descriptors)
-            .map_err(|got| fault(format!("a function needs 4 descriptors and came with {}", got.len())))?;
+        let [artifact, listener, stdout, stderr] =
+            <[OwnedFd; 4]>::try_from(descriptors).map_err(|got| {
+                fault(format!(
+                    "a function needs 4 descriptors and came with {}",
+                    got.len()
+                ))
+            })?;
         let artifact = Artifact::map(&self.engine, &artifact)
             .map_err(|error| fault(format!("the artifact cannot be mapped: {error:#}")))?;
         let placed = Placed {
@@ -226,18 +310,29 @@ impl Rim {
 
     /// Starts a command; `Exited` tells its end.
     fn run_command(&self, function: Function, descriptors: Vec<OwnedFd>) -> Result<()> {
-        let [artifact, stdout, stderr] = <[OwnedFd; 3]>::try_from(descriptors)
-            .map_err(|got| anyhow::anyhow!("a command needs 3 descriptors and came with {}", got.len()))?;
-        let artifact = Artifact::map(&self.engine, &artifact).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let [artifact, stdout, stderr] = <[OwnedFd; 3]>::try_from(descriptors).map_err(|got| {
+            anyhow::anyhow!("a command needs 3 descriptors and came with {}", got.len())
+        })?;
+        let artifact =
+            Artifact::map(&self.engine, &artifact).map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let (host, outbox) = (self.host.clone(), self.outbox.clone());
         tokio::spawn(async move {
             let uid = function.key.uid.clone();
-            let (code, message) = match host.run_command(&function, &artifact, &Arc::new(stdout), &Arc::new(stderr)).await {
+            let (code, message) = match host
+                .run_command(&function, &artifact, &Arc::new(stdout), &Arc::new(stderr))
+                .await
+            {
                 Ok((code, problem)) => (code, problem.unwrap_or_default()),
                 Err(error) => (126, error.to_string()),
             };
             // The shim may be gone; then nobody asks.
-            let _ = outbox.send(from_engine::Message::Exited(proto::Exited { uid, code: code.into(), message })).await;
+            let _ = outbox
+                .send(from_engine::Message::Exited(proto::Exited {
+                    uid,
+                    code: code.into(),
+                    message,
+                }))
+                .await;
         });
         Ok(())
     }
@@ -249,7 +344,10 @@ mod tests {
 
     #[test]
     fn chunks_stay_below_their_bound_and_lose_nothing() {
-        let report = |digest: &str| proto::FunctionReport { digest: digest.to_owned(), ..proto::FunctionReport::default() };
+        let report = |digest: &str| proto::FunctionReport {
+            digest: digest.to_owned(),
+            ..proto::FunctionReport::default()
+        };
         let reports: Vec<_> = (0..100).map(|at| report(&format!("{at:0100}"))).collect();
         let cut = chunks(reports.clone(), 1000);
         assert!(cut.len() > 10);

@@ -38,14 +38,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
+    steps.step("dependency direction");
+    directions::check(build)?;
     steps.step("fmt");
     let mut fmt = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     run_command(
         fmt.args(["fmt", "--all", "--check"])
             .current_dir(build.repository()),
     )?;
-    steps.step("dependency direction");
-    directions::check(build)?;
     steps.step("clippy");
     build.run(&[
         "clippy",
@@ -82,13 +82,16 @@ fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
     tools::build(layout, steps)?;
     let chart = layout.repository().join("charts/hearth");
     let mut lint = Command::new(layout.tool("helm"));
-    run_command(lint.arg("lint").arg(&chart).arg("--strict"))?;
+    // The one value without a default.
+    let registry = ["--set", "image.registry=registry.example/hearth"];
+    run_command(lint.arg("lint").arg(&chart).arg("--strict").args(registry))?;
     let mut template = Command::new(layout.tool("helm"));
     template
         .arg("template")
         .arg("hearth")
         .arg(&chart)
-        .args(["--namespace", "hearth-system"]);
+        .args(["--namespace", "hearth-system"])
+        .args(registry);
     let output = template.output().context("run helm template")?;
     ensure!(
         output.status.success(),

@@ -13,7 +13,13 @@ use wit_bindgen_core::{Files, wit_parser::Resolve};
 use wit_component::ComponentEncoder;
 
 /// clang's first arguments. The sysroot is Debian's package wasi-libc.
-const CLANG: [&str; 5] = ["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-Wall", "-Wno-unused-function"];
+const CLANG: [&str; 5] = [
+    "--target=wasm32-wasi",
+    "--sysroot=/usr",
+    "-O2",
+    "-Wall",
+    "-Wno-unused-function",
+];
 
 /// The world of `wit/agent.wit`, and the prefix of its generated files.
 const WORLD: &str = "agent";
@@ -22,15 +28,26 @@ const WORLD: &str = "agent";
 pub(crate) fn http_component(root: &Path, source: &Path) -> Result<Vec<u8>> {
     let wit = root.join("wit");
     let mut inputs = vec![source.to_owned(), wit.join("agent.wit")];
-    inputs.extend(std::fs::read_dir(wit.join("deps"))?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?);
+    inputs.extend(
+        std::fs::read_dir(wit.join("deps"))?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<Vec<_>, _>>()?,
+    );
     cached(root, &inputs, |folder| {
         for (name, bytes) in bindings(&wit)?.iter() {
             std::fs::write(folder.join(name), bytes)?;
         }
         let module = folder.join("module.wasm");
         let mut clang = Command::new("clang-19");
-        clang.args(CLANG).arg("-mexec-model=reactor").arg("-I").arg(folder);
-        clang.arg(source).arg(folder.join(format!("{WORLD}.c"))).arg(folder.join(format!("{WORLD}_component_type.o")));
+        clang
+            .args(CLANG)
+            .arg("-mexec-model=reactor")
+            .arg("-I")
+            .arg(folder);
+        clang
+            .arg(source)
+            .arg(folder.join(format!("{WORLD}.c")))
+            .arg(folder.join(format!("{WORLD}_component_type.o")));
         clang.arg("-o").arg(&module);
         run(clang)?;
         componentize(&module, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
@@ -59,7 +76,9 @@ fn bindings(wit: &Path) -> Result<Files> {
     let (package, _) = resolve.push_dir(wit).context("read wit/")?;
     let world = resolve.select_world(&[package], Some(WORLD))?;
     let mut files = Files::default();
-    wit_bindgen_c::Opts::default().build().generate(&mut resolve, world, &mut files)?;
+    wit_bindgen_c::Opts::default()
+        .build()
+        .generate(&mut resolve, world, &mut files)?;
     Ok(files)
 }
 
@@ -76,26 +95,41 @@ fn run(mut clang: Command) -> Result<()> {
         "clang-19 cannot be started; install Debian's clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32, as `cargo xtask up` does",
     )?;
     if !output.status.success() {
-        bail!("{clang:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{clang:?} failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }
 
 /// Builds in a folder named by the inputs' digest, unless that was done before.
-fn cached(root: &Path, inputs: &[PathBuf], build: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+fn cached(
+    root: &Path,
+    inputs: &[PathBuf],
+    build: impl FnOnce(&Path) -> Result<Vec<u8>>,
+) -> Result<Vec<u8>> {
     let mut digest = Sha256::new();
     digest.update(include_bytes!("build.rs"));
     for input in inputs {
         digest.update(std::fs::read(input).with_context(|| format!("read {}", input.display()))?);
     }
-    let name: String = digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let name: String = digest.finalize()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     // Each builder works in a folder of its own: tests run in parallel, and a rename is atomic.
     let kept = target.join("guests-cache").join(format!("{name}.wasm"));
     if let Ok(bytes) = std::fs::read(&kept) {
         return Ok(bytes);
     }
-    let work = kept.with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()));
+    let work = kept.with_extension(format!(
+        "{}.{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
     std::fs::create_dir_all(&work)?;
     let bytes = build(&work)?;
     let whole = work.join("whole.wasm");

@@ -24,7 +24,10 @@ fn main() -> Result<()> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut folders: Vec<_> = std::fs::read_dir(&examples)?.collect::<Result<Vec<_>, _>>()?;
     folders.sort_by_key(std::fs::DirEntry::file_name);
-    for folder in folders.into_iter().filter(|folder| folder.path().join("package.json").is_file()) {
+    for folder in folders
+        .into_iter()
+        .filter(|folder| folder.path().join("package.json").is_file())
+    {
         let name = folder.file_name().to_string_lossy().into_owned();
         write(&arguments.out, &name, &javascript(&folder.path(), &name)?)?;
     }
@@ -35,20 +38,26 @@ fn main() -> Result<()> {
 fn javascript(folder: &Path, name: &str) -> Result<Vec<u8>> {
     let built = folder.join("dist").join(format!("{name}.wasm"));
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
-    let sources = std::fs::read_dir(folder.join("src"))?.map(|entry| entry.map(|entry| entry.path()));
+    let sources =
+        std::fs::read_dir(folder.join("src"))?.map(|entry| entry.map(|entry| entry.path()));
     let mut newest = modified(&folder.join("package-lock.json"))?;
     for source in sources {
         newest = newest.max(modified(&source?)?);
     }
     if !modified(&built).is_ok_and(|built| built > newest) {
         for arguments in [&["ci", "--no-audit", "--no-fund"][..], &["run", "build"]] {
-            let ended = Command::new("npm").args(arguments).current_dir(folder).status().context("start npm; it comes with Node.js")?;
+            let ended = Command::new("npm")
+                .args(arguments)
+                .current_dir(folder)
+                .status()
+                .context("start npm; it comes with Node.js")?;
             if !ended.success() {
                 bail!("npm {} failed in examples/{name}", arguments.join(" "));
             }
         }
     }
-    std::fs::read(&built).with_context(|| format!("npm run build in examples/{name} made no dist/{name}.wasm"))
+    std::fs::read(&built)
+        .with_context(|| format!("npm run build in examples/{name} made no dist/{name}.wasm"))
 }
 
 fn write(out: &Path, name: &str, bytes: &[u8]) -> Result<()> {

@@ -39,7 +39,10 @@ impl Artifact {
     /// # Errors
     /// When it was compiled for another engine.
     #[cfg(feature = "compile")]
-    pub fn from_compiled(engine: &Engine, compiled: &crate::compile::Compiled) -> wasmtime::Result<Self> {
+    pub fn from_compiled(
+        engine: &Engine,
+        compiled: &crate::compile::Compiled,
+    ) -> wasmtime::Result<Self> {
         // SAFETY: `Compiled` is only made by `compile`, in this process, from this build's wasmtime.
         let component = unsafe { Component::deserialize(engine.wasmtime(), &compiled.artifact)? };
         Ok(Self { component })

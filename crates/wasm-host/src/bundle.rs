@@ -32,7 +32,9 @@ pub enum BundleError {
     #[error("the .wasm file cannot be read as a component: {0}")]
     Invalid(String),
     /// Imports that nobody offers.
-    #[error("the component imports {0}, which Hearth does not offer; it offers wasi:cli, wasi:clocks, wasi:random, wasi:io, wasi:http and, without any files or addresses granted, wasi:filesystem and wasi:sockets")]
+    #[error(
+        "the component imports {0}, which Hearth does not offer; it offers wasi:cli, wasi:clocks, wasi:random, wasi:io, wasi:http and, without any files or addresses granted, wasi:filesystem and wasi:sockets"
+    )]
     UnknownImport(String),
     /// Nothing to call.
     #[error(
@@ -73,7 +75,9 @@ pub fn check_preamble(bytes: &[u8]) -> Result<(), BundleError> {
     match (&bytes[..4], u16::from_le_bytes([bytes[6], bytes[7]])) {
         (b"\0asm", 0) => Err(BundleError::CoreModule),
         (b"\0asm", 1) => Ok(()),
-        (b"\0asm", layer) => invalid(&format!("its layer is {layer}, which is neither module nor component")),
+        (b"\0asm", layer) => invalid(&format!(
+            "its layer is {layer}, which is neither module nor component"
+        )),
         (b"\x7fELF", _) => invalid("it is a Linux program"),
         _ => invalid("it does not begin with the bytes of a WebAssembly binary"),
     }
@@ -86,7 +90,10 @@ mod tests {
     #[test]
     fn the_first_bytes_tell() {
         assert_eq!(check_preamble(b"\0asm\x0d\0\x01\0"), Ok(()));
-        assert_eq!(check_preamble(b"\0asm\x01\0\0\0"), Err(BundleError::CoreModule));
+        assert_eq!(
+            check_preamble(b"\0asm\x01\0\0\0"),
+            Err(BundleError::CoreModule)
+        );
         for (bytes, word) in [
             (&b"\0as"[..], "cut short"),
             (b"\x7fELF\x02\x01\x01\0", "Linux program"),

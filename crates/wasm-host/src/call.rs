@@ -48,7 +48,10 @@ impl Call {
     }
 
     fn note(&self, outcome: Outcome, problem: &str) {
-        self.function.grants.stderr.note(&format!("call ended {outcome}: {problem}"));
+        self.function
+            .grants
+            .stderr
+            .note(&format!("call ended {outcome}: {problem}"));
     }
 
     fn outcome(&self) -> Option<Outcome> {
@@ -58,13 +61,20 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let (outcome, ended) = self.end.get().copied().unwrap_or((Outcome::ClientGone, Instant::now()));
+        let (outcome, ended) = self
+            .end
+            .get()
+            .copied()
+            .unwrap_or((Outcome::ClientGone, Instant::now()));
         let start = self.start.get().copied().unwrap_or(StartKind::Instantiate);
         let key = &self.function.spec.key;
         let metrics = &self.function.shared.metrics;
         metrics.count(&key.namespace, &key.name, outcome, start);
         let labels = [key.namespace.as_str(), key.name.as_str(), start.as_str()];
-        metrics.duration.with_label_values(&labels).observe((ended - self.started).as_secs_f64());
+        metrics
+            .duration
+            .with_label_values(&labels)
+            .observe((ended - self.started).as_secs_f64());
         self.function.tally.count(outcome, start);
     }
 }
@@ -87,7 +97,10 @@ impl Drop for Guest {
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer with an outcome.
-pub async fn handle<B>(function: Arc<HostedFunction>, request: Request<B>) -> Result<Response<AnswerBody>, Infallible>
+pub async fn handle<B>(
+    function: Arc<HostedFunction>,
+    request: Request<B>,
+) -> Result<Response<AnswerBody>, Infallible>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
@@ -119,9 +132,18 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let limits = &function.spec.limits;
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > limits.request_body_bytes) {
-        return Err((Outcome::TooLarge, format!("the request body has more than {} bytes", limits.request_body_bytes)));
+        return Err((
+            Outcome::TooLarge,
+            format!(
+                "the request body has more than {} bytes",
+                limits.request_body_bytes
+            ),
+        ));
     }
     let Some(place) = function.place().await else {
         let problem = format!(
@@ -139,10 +161,22 @@ where
     let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
     let (sender, receiver) = oneshot::channel();
     let request = bounded(request, limits.request_body_bytes, call);
-    let mut guest = Guest(Some(tokio::spawn(run(instance, request, sender, call.clone(), place, deadline))));
+    let mut guest = Guest(Some(tokio::spawn(run(
+        instance,
+        request,
+        sender,
+        call.clone(),
+        place,
+        deadline,
+    ))));
     match receiver.await {
-        Ok(Ok(response)) => Ok(response.map(|body| AnswerBody::Left(GuestBody::new(body, call.clone(), guest)))),
-        Ok(Err(error)) => Err((Outcome::Trapped, format!("the guest answered with an error: {error}"))),
+        Ok(Ok(response)) => {
+            Ok(response.map(|body| AnswerBody::Left(GuestBody::new(body, call.clone(), guest))))
+        }
+        Ok(Err(error)) => Err((
+            Outcome::Trapped,
+            format!("the guest answered with an error: {error}"),
+        )),
         Err(_) => {
             // The sender went with the guest: its task says how it ended.
             let problem = match guest.0.take() {
@@ -150,14 +184,19 @@ where
                 None => None,
             };
             let outcome = call.outcome().unwrap_or(Outcome::Trapped);
-            Err((outcome, problem.unwrap_or_else(|| sentence(outcome, limits.deadline))))
+            Err((
+                outcome,
+                problem.unwrap_or_else(|| sentence(outcome, limits.deadline)),
+            ))
         }
     }
 }
 
 fn sentence(outcome: Outcome, deadline: std::time::Duration) -> String {
     match outcome {
-        Outcome::DeadlineExceeded => format!("no complete answer within {} ms", deadline.as_millis()),
+        Outcome::DeadlineExceeded => {
+            format!("no complete answer within {} ms", deadline.as_millis())
+        }
         Outcome::OutOfMemory => "the guest reached its memory limit".to_owned(),
         Outcome::TooLarge => "the request body is larger than the function accepts".to_owned(),
         _ => "the guest ended without an answer".to_owned(),
@@ -187,7 +226,10 @@ async fn run(
             } else {
                 Outcome::Trapped
             };
-            call.function.grants.stderr.note(&format!("guest {outcome}: {error:#}"));
+            call.function
+                .grants
+                .stderr
+                .note(&format!("guest {outcome}: {error:#}"));
             call.end(outcome);
         }
         Err(_) => call.end(Outcome::DeadlineExceeded),
@@ -197,16 +239,31 @@ async fn run(
     drop(place);
 }
 
-async fn guest(instance: &mut Instance, request: Request<WasiBody>, sender: oneshot::Sender<Answer>) -> wasmtime::Result<()> {
+async fn guest(
+    instance: &mut Instance,
+    request: Request<WasiBody>,
+    sender: oneshot::Sender<Answer>,
+) -> wasmtime::Result<()> {
     let Instance { store, proxy } = instance;
     match proxy {
         Proxy::P2(guest) => {
-            let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-            let answer = store.data_mut().http().new_response_outparam_from_callback(move |answer| {
-                // Nobody may be left to hear it.
-                let _ = sender.send(answer.map_err(|code| Error::InternalError(Some(format!("{code:?}")))));
-            })?;
-            guest.wasi_http_incoming_handler().call_handle(&mut *store, request, answer).await
+            let request = store
+                .data_mut()
+                .http()
+                .new_incoming_request(Scheme::Http, request)?;
+            let answer = store
+                .data_mut()
+                .http()
+                .new_response_outparam_from_callback(move |answer| {
+                    // Nobody may be left to hear it.
+                    let _ = sender.send(
+                        answer.map_err(|code| Error::InternalError(Some(format!("{code:?}")))),
+                    );
+                })?;
+            guest
+                .wasi_http_incoming_handler()
+                .call_handle(&mut *store, request, answer)
+                .await
         }
         Proxy::P3(_) => {
             let (first, answered) = futures::channel::oneshot::channel();
@@ -216,8 +273,16 @@ async fn guest(instance: &mut Instance, request: Request<WasiBody>, sender: ones
                 }
             };
             let proxy = &*proxy;
-            let prepared = Prepared::new(wasmtime::AsContextMut::as_context_mut(store), proxy, request, State::http, first)?;
-            let call = store.run_concurrent(async move |accessor| prepared.run(accessor, std::future::pending()).await);
+            let prepared = Prepared::new(
+                wasmtime::AsContextMut::as_context_mut(store),
+                proxy,
+                request,
+                State::http,
+                first,
+            )?;
+            let call = store.run_concurrent(async move |accessor| {
+                prepared.run(accessor, std::future::pending()).await
+            });
             let (result, ()) = futures::future::join(call, relay).await;
             result?.map(|_| ())
         }
@@ -284,7 +349,10 @@ impl Body for GuestBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &frame {
             None => self.complete(),
@@ -306,12 +374,18 @@ impl Body for GuestBody {
 }
 
 fn refusal(outcome: Outcome, problem: &str) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::Right(Full::new(Bytes::from(format!("{outcome}: {problem}\n")))));
+    let mut response = Response::new(AnswerBody::Right(Full::new(Bytes::from(format!(
+        "{outcome}: {problem}\n"
+    )))));
     let status = outcome.status().unwrap_or(500);
-    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(OUTCOME_HEADER, HeaderValue::from_static(outcome.as_str()));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     if status == 503 {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

@@ -29,7 +29,11 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, BundleError> {
     let invalid = |error: wasmtime::Error| {
         let text = format!("{error:#}");
         let cut = text.contains("unexpected end") || text.contains("unexpected EOF");
-        BundleError::Invalid(if cut { format!("it is cut short: {text}") } else { text })
+        BundleError::Invalid(if cut {
+            format!("it is cut short: {text}")
+        } else {
+            text
+        })
     };
     let component = Component::from_binary(engine.wasmtime(), bytes).map_err(invalid)?;
     let kind = instance::check(engine, &component)?;
@@ -42,20 +46,36 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, BundleError> {
 /// # Errors
 /// [`BundleError::NotABundle`] says what was found instead; [`BundleError::Limit`] for a file over
 /// [`MAX_COMPONENT_BYTES`].
-pub fn find_component<R: Read>(layers: impl IntoIterator<Item = R>) -> Result<Vec<u8>, BundleError> {
-    let unreadable = |error: std::io::Error| BundleError::NotABundle(format!("a layer of the image cannot be read: {error}"));
+pub fn find_component<R: Read>(
+    layers: impl IntoIterator<Item = R>,
+) -> Result<Vec<u8>, BundleError> {
+    let unreadable = |error: std::io::Error| {
+        BundleError::NotABundle(format!("a layer of the image cannot be read: {error}"))
+    };
     let mut found: Vec<(String, Vec<u8>)> = Vec::new();
     let mut files = 0_u64;
     for layer in layers {
         let mut archive = tar::Archive::new(maybe_gunzip(layer).map_err(unreadable)?);
         for entry in archive.entries().map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
-            let path = entry.path().map_err(unreadable)?.to_string_lossy().trim_start_matches("./").to_owned();
+            let path = entry
+                .path()
+                .map_err(unreadable)?
+                .to_string_lossy()
+                .trim_start_matches("./")
+                .to_owned();
             let name = path.rsplit('/').next().unwrap_or_default();
             if let Some(hidden) = name.strip_prefix(".wh.") {
                 let folder = &path[..path.len() - name.len()];
-                let hidden = if hidden == ".wh..opq" { folder.to_owned() } else { format!("{folder}{hidden}") };
-                found.retain(|(path, _)| path != &hidden && !path.starts_with(&format!("{}/", hidden.trim_end_matches('/'))));
+                let hidden = if hidden == ".wh..opq" {
+                    folder.to_owned()
+                } else {
+                    format!("{folder}{hidden}")
+                };
+                found.retain(|(path, _)| {
+                    path != &hidden
+                        && !path.starts_with(&format!("{}/", hidden.trim_end_matches('/')))
+                });
                 continue;
             }
             if !entry.header().entry_type().is_file() {
@@ -70,7 +90,10 @@ pub fn find_component<R: Read>(layers: impl IntoIterator<Item = R>) -> Result<Ve
                     )));
                 }
                 let mut bytes = Vec::new();
-                entry.take(MAX_COMPONENT_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
+                entry
+                    .take(MAX_COMPONENT_BYTES)
+                    .read_to_end(&mut bytes)
+                    .map_err(unreadable)?;
                 found.retain(|(known, _)| known != &path);
                 found.push((path, bytes));
             }
@@ -102,7 +125,11 @@ fn maybe_gunzip<'a>(mut layer: impl Read + 'a) -> std::io::Result<Box<dyn Read +
         }
     }
     let whole = std::io::Cursor::new(head[..filled].to_vec()).chain(layer);
-    Ok(if head == [0x1f, 0x8b] { Box::new(flate2::read::MultiGzDecoder::new(whole)) } else { Box::new(whole) })
+    Ok(if head == [0x1f, 0x8b] {
+        Box::new(flate2::read::MultiGzDecoder::new(whole))
+    } else {
+        Box::new(whole)
+    })
 }
 
 #[cfg(test)]
@@ -116,7 +143,9 @@ mod tests {
             header.set_size(text.len() as u64);
             header.set_mode(0o644);
             header.set_cksum();
-            builder.append_data(&mut header, path, text.as_bytes()).unwrap();
+            builder
+                .append_data(&mut header, path, text.as_bytes())
+                .unwrap();
         }
         builder.into_inner().unwrap()
     }
@@ -129,9 +158,21 @@ mod tests {
 
     #[test]
     fn the_only_wasm_file_is_found() {
-        assert_eq!(find(&[layer(&[("etc/motd", "x"), ("app/agent.wasm", "bytes")])]), Ok("bytes".to_owned()));
-        assert_eq!(find(&[layer(&[("a.wasm", "old")]), layer(&[("a.wasm", "new")])]), Ok("new".to_owned()));
-        assert_eq!(find(&[layer(&[("a.wasm", "a")]), layer(&[(".wh.a.wasm", ""), ("b.wasm", "b")])]), Ok("b".to_owned()));
+        assert_eq!(
+            find(&[layer(&[("etc/motd", "x"), ("app/agent.wasm", "bytes")])]),
+            Ok("bytes".to_owned())
+        );
+        assert_eq!(
+            find(&[layer(&[("a.wasm", "old")]), layer(&[("a.wasm", "new")])]),
+            Ok("new".to_owned())
+        );
+        assert_eq!(
+            find(&[
+                layer(&[("a.wasm", "a")]),
+                layer(&[(".wh.a.wasm", ""), ("b.wasm", "b")])
+            ]),
+            Ok("b".to_owned())
+        );
     }
 
     #[test]
@@ -143,8 +184,20 @@ mod tests {
 
     #[test]
     fn what_was_found_instead_is_said() {
-        assert!(find(&[layer(&[("bin/sh", "x")])]).unwrap_err().contains("no .wasm file among its 1 files"));
-        assert!(find(&[layer(&[("a.wasm", "a"), ("b.wasm", "b")])]).unwrap_err().contains("2 .wasm files (a.wasm, b.wasm)"));
-        assert!(find(&[b"no archive at all".to_vec()]).unwrap_err().contains("cannot be read"));
+        assert!(
+            find(&[layer(&[("bin/sh", "x")])])
+                .unwrap_err()
+                .contains("no .wasm file among its 1 files")
+        );
+        assert!(
+            find(&[layer(&[("a.wasm", "a"), ("b.wasm", "b")])])
+                .unwrap_err()
+                .contains("2 .wasm files (a.wasm, b.wasm)")
+        );
+        assert!(
+            find(&[b"no archive at all".to_vec()])
+                .unwrap_err()
+                .contains("cannot be read")
+        );
     }
 }

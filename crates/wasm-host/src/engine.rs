@@ -55,7 +55,10 @@ impl Engine {
         let inner = wasmtime::Engine::new(&config)?;
         let alive = Arc::new(());
         start_ticker(inner.clone(), Arc::downgrade(&alive))?;
-        Ok(Self { inner, _alive: alive })
+        Ok(Self {
+            inner,
+            _alive: alive,
+        })
     }
 
     /// An engine that only compiles. Its artifacts are the same as those of [`Engine::new`].
@@ -68,7 +71,10 @@ impl Engine {
         // The pool reserves address space, which the compile helper's resource limits do not allow; its sizes are not
         // part of an artifact, the reservation of each memory is.
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
-        Ok(Self { inner: wasmtime::Engine::new(&config)?, _alive: Arc::new(()) })
+        Ok(Self {
+            inner: wasmtime::Engine::new(&config)?,
+            _alive: Arc::new(()),
+        })
     }
 
     /// The wasmtime engine.
@@ -126,12 +132,15 @@ fn pooling(settings: EngineSettings) -> PoolingAllocationConfig {
 }
 
 fn start_ticker(engine: wasmtime::Engine, alive: Weak<()>) -> std::io::Result<()> {
-    std::thread::Builder::new().name("epoch".to_owned()).stack_size(64 << 10).spawn(move || {
-        while alive.strong_count() > 0 {
-            std::thread::sleep(EPOCH_TICK);
-            engine.increment_epoch();
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("epoch".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            while alive.strong_count() > 0 {
+                std::thread::sleep(EPOCH_TICK);
+                engine.increment_epoch();
+            }
+        })?;
     Ok(())
 }
 

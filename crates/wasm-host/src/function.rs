@@ -66,7 +66,11 @@ impl Tally {
                 let count = self.counts[*outcome as usize][*start as usize].load(Ordering::Relaxed);
                 if count > 0 {
                     let (outcome, start) = (outcome.as_str().to_owned(), start.as_str().to_owned());
-                    calls.push(proto::CallCount { outcome, start, count });
+                    calls.push(proto::CallCount {
+                        outcome,
+                        start,
+                        count,
+                    });
                 }
             }
         }
@@ -76,7 +80,9 @@ impl Tally {
 
 impl std::fmt::Debug for HostedFunction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostedFunction").field("key", &self.spec.key).finish_non_exhaustive()
+        f.debug_struct("HostedFunction")
+            .field("key", &self.spec.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -126,11 +132,18 @@ impl HostedFunction {
         let labels = [spec.key.namespace.as_str(), spec.key.name.as_str()];
         let metrics = &shared.metrics;
         let gauges = Gauges {
-            warm: metrics.instances.with_label_values(&[labels[0], labels[1], "warm"]),
-            in_use: metrics.instances.with_label_values(&[labels[0], labels[1], "in_use"]),
+            warm: metrics
+                .instances
+                .with_label_values(&[labels[0], labels[1], "warm"]),
+            in_use: metrics
+                .instances
+                .with_label_values(&[labels[0], labels[1], "in_use"]),
             queued: metrics.queued.with_label_values(&labels),
         };
-        let counts = Counts { target: spec.target, ..Counts::default() };
+        let counts = Counts {
+            target: spec.target,
+            ..Counts::default()
+        };
         let function = Arc::new(Self {
             places: Arc::new(Semaphore::new(spec.limits.concurrency.get() as usize)),
             spec,
@@ -138,7 +151,10 @@ impl HostedFunction {
             shared,
             grants,
             pre,
-            pool: Mutex::new(Pool { counts, warm: Vec::new() }),
+            pool: Mutex::new(Pool {
+                counts,
+                warm: Vec::new(),
+            }),
             refill: Notify::new(),
             retired: CancellationToken::new(),
             queued: AtomicU32::new(0),
@@ -189,22 +205,35 @@ impl HostedFunction {
                 }
                 self.gauges.queued.inc();
                 let queued = Queued(self);
-                let permit = tokio::time::timeout(limits.queue_wait, self.places.clone().acquire_owned()).await;
+                let permit =
+                    tokio::time::timeout(limits.queue_wait, self.places.clone().acquire_owned())
+                        .await;
                 drop(queued);
                 permit.ok()?.ok()?
             }
         };
         self.in_use.fetch_add(1, Ordering::Relaxed);
         self.gauges.in_use.inc();
-        Some(Place { function: self.clone(), _permit: permit })
+        Some(Place {
+            function: self.clone(),
+            _permit: permit,
+        })
     }
 
     /// Hands out an instance: a warm one, or one made now.
     pub(crate) async fn activate(&self) -> Result<(Instance, StartKind), StartError> {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = self
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let warm = {
             let mut pool = self.pool();
-            if pool.counts.take() { pool.warm.pop() } else { None }
+            if pool.counts.take() {
+                pool.warm.pop()
+            } else {
+                None
+            }
         };
         if let Some(instance) = warm {
             self.gauges.warm.dec();
@@ -217,7 +246,11 @@ impl HostedFunction {
 
     async fn make(&self) -> Result<Instance, StartError> {
         let mut store = instance::store(&self.shared.engine, &self.spec, &self.grants);
-        let made = tokio::time::timeout(self.spec.limits.deadline, self.pre.instantiate_async(&mut store)).await;
+        let made = tokio::time::timeout(
+            self.spec.limits.deadline,
+            self.pre.instantiate_async(&mut store),
+        )
+        .await;
         match made {
             Ok(Ok(proxy)) => Ok(Instance { store, proxy }),
             Ok(Err(error)) => Err(StartError::Failed(error)),
@@ -278,9 +311,18 @@ impl HostedFunction {
 
     fn give_up_one(&self, problem: &str) {
         self.pool().counts.failed();
-        let labels = [self.spec.key.namespace.as_str(), self.spec.key.name.as_str()];
-        self.shared.metrics.refill_failures.with_label_values(&labels).inc();
-        self.grants.stderr.note(&format!("a warm instance could not be made: {problem}"));
+        let labels = [
+            self.spec.key.namespace.as_str(),
+            self.spec.key.name.as_str(),
+        ];
+        self.shared
+            .metrics
+            .refill_failures
+            .with_label_values(&labels)
+            .inc();
+        self.grants
+            .stderr
+            .note(&format!("a warm instance could not be made: {problem}"));
         self.set_failure(Some(problem.to_owned()));
         self.shared.changed.notify_one();
     }
@@ -292,8 +334,16 @@ impl HostedFunction {
     /// The truth about this function, as the operator sees it.
     pub fn report(&self) -> proto::FunctionReport {
         let counts = self.pool().counts;
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let state = if failure.is_some() { proto::State::Failed } else { proto::State::Serving };
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let state = if failure.is_some() {
+            proto::State::Failed
+        } else {
+            proto::State::Serving
+        };
         proto::FunctionReport {
             r#ref: Some(self.spec.key.clone().into()),
             generation: self.spec.generation,
@@ -316,4 +366,3 @@ impl HostedFunction {
         self.in_use.load(Ordering::Relaxed)
     }
 }
-

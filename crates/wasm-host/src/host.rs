@@ -77,7 +77,9 @@ pub enum PlaceError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// It is a command, which no caller can reach.
-    #[error("the component exports wasi:cli/run only: it is a command, which runs as a Pod or Job, and no function that can be called")]
+    #[error(
+        "the component exports wasi:cli/run only: it is a command, which runs as a Pod or Job, and no function that can be called"
+    )]
     Command,
     /// It is no command.
     #[error("the component exports no wasi:cli/run")]
@@ -102,7 +104,9 @@ pub struct Host {
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host").field("functions", &self.entries().len()).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("functions", &self.entries().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,7 +117,10 @@ impl Host {
     /// When the certificates cannot be read or the guests' imports cannot be linked.
     pub fn new(engine: Engine, settings: &HostSettings) -> wasmtime::Result<Self> {
         let linker = instance::linker(&engine)?;
-        let outside = Outside { names: settings.names.clone(), tls: Arc::new(tls(&settings.roots_pem)?) };
+        let outside = Outside {
+            names: settings.names.clone(),
+            tls: Arc::new(tls(&settings.roots_pem)?),
+        };
         let shared = Shared {
             engine,
             metrics: Metrics::new(),
@@ -123,20 +130,34 @@ impl Host {
             budget: Arc::new(MemoryBudget::new(settings.memory_bytes)),
             linker,
         };
-        Ok(Self { shared: Arc::new(shared), functions: Mutex::new(HashMap::new()) })
+        Ok(Self {
+            shared: Arc::new(shared),
+            functions: Mutex::new(HashMap::new()),
+        })
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The process's metrics.
     pub fn metrics(&self) -> Metrics {
-        self.shared.metrics.memory.set(i64::try_from(self.shared.budget.held()).unwrap_or(i64::MAX));
+        self.shared
+            .metrics
+            .memory
+            .set(i64::try_from(self.shared.budget.held()).unwrap_or(i64::MAX));
         self.shared.metrics.clone()
     }
 
-    fn grants(&self, function: &Function, stdout: &Arc<OwnedFd>, stderr: &Arc<OwnedFd>, prefix: bool) -> Grants {
+    fn grants(
+        &self,
+        function: &Function,
+        stdout: &Arc<OwnedFd>,
+        stderr: &Arc<OwnedFd>,
+        prefix: bool,
+    ) -> Grants {
         let name = prefix.then_some(function.key.name.as_str());
         Grants {
             outside: self.shared.outside.clone(),
@@ -151,15 +172,29 @@ impl Host {
     /// # Errors
     /// Says why not; what was placed before stays.
     pub fn place(&self, placed: Placed<'_>) -> Result<Arc<HostedFunction>, PlaceError> {
-        let linked = instance::link(&self.shared.engine, &self.shared.linker, &placed.artifact.component)?;
-        let Linked::Http(pre) = linked else { return Err(PlaceError::Command) };
+        let linked = instance::link(
+            &self.shared.engine,
+            &self.shared.linker,
+            &placed.artifact.component,
+        )?;
+        let Linked::Http(pre) = linked else {
+            return Err(PlaceError::Command);
+        };
         placed.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(placed.listener)?;
-        let grants = self.grants(&placed.function, &placed.stdout, &placed.stderr, placed.prefix_logs);
+        let grants = self.grants(
+            &placed.function,
+            &placed.stdout,
+            &placed.stderr,
+            placed.prefix_logs,
+        );
         let uid = placed.function.key.uid.clone();
         let mut entries = self.entries();
         let before = entries.remove(&uid);
-        let tally = before.as_ref().map(|entry| entry.tally.clone()).unwrap_or_default();
+        let tally = before
+            .as_ref()
+            .map(|entry| entry.tally.clone())
+            .unwrap_or_default();
         let function = HostedFunction::new(
             placed.function,
             placed.digest,
@@ -172,7 +207,10 @@ impl Host {
         let current = match before {
             Some(entry) => {
                 let old = std::mem::replace(
-                    &mut *entry.current.write().unwrap_or_else(PoisonError::into_inner),
+                    &mut *entry
+                        .current
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner),
                     function.clone(),
                 );
                 old.retire();
@@ -184,7 +222,15 @@ impl Host {
         };
         let stop = CancellationToken::new();
         let server = tokio::spawn(serve::function(listener, current.clone(), stop.clone()));
-        entries.insert(uid, Entry { current, tally, stop, server });
+        entries.insert(
+            uid,
+            Entry {
+                current,
+                tally,
+                stop,
+                server,
+            },
+        );
         self.shared.changed.notify_one();
         Ok(function)
     }
@@ -192,14 +238,24 @@ impl Host {
     /// Changes a target. Unknown functions are passed over: a removal may have crossed the change.
     pub fn set_target(&self, uid: &str, target: u32) {
         if let Some(entry) = self.entries().get(uid) {
-            entry.current.read().unwrap_or_else(PoisonError::into_inner).set_target(target);
+            entry
+                .current
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .set_target(target);
         }
     }
 
     /// Removes a function; its calls end, at the latest at their deadlines, before this returns.
     pub async fn remove(&self, uid: &str) {
-        let Some(entry) = self.entries().remove(uid) else { return };
-        let function = entry.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(entry) = self.entries().remove(uid) else {
+            return;
+        };
+        let function = entry
+            .current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         entry.stop.cancel();
         function.retire();
         // Bounded by the function's deadline: that ends its calls, and with them their connections.
@@ -220,7 +276,13 @@ impl Host {
         }
         let current: Vec<_> = entries
             .iter()
-            .map(|entry| entry.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+            .map(|entry| {
+                entry
+                    .current
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()
+            })
             .collect();
         let ended = futures::future::join_all(entries.into_iter().map(|entry| entry.server));
         match tokio::time::timeout(deadline, ended).await {
@@ -232,7 +294,16 @@ impl Host {
     /// What is true of every function now.
     pub fn reports(&self) -> Vec<proto::FunctionReport> {
         let entries = self.entries();
-        entries.values().map(|entry| entry.current.read().unwrap_or_else(PoisonError::into_inner).report()).collect()
+        entries
+            .values()
+            .map(|entry| {
+                entry
+                    .current
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .report()
+            })
+            .collect()
     }
 
     /// Returns when a report would say something new since the last time.
@@ -251,8 +322,14 @@ impl Host {
         stdout: &Arc<OwnedFd>,
         stderr: &Arc<OwnedFd>,
     ) -> Result<(u8, Option<String>), PlaceError> {
-        let linked = instance::link(&self.shared.engine, &self.shared.linker, &artifact.component)?;
-        let Linked::Command(pre) = linked else { return Err(PlaceError::NoCommand) };
+        let linked = instance::link(
+            &self.shared.engine,
+            &self.shared.linker,
+            &artifact.component,
+        )?;
+        let Linked::Command(pre) = linked else {
+            return Err(PlaceError::NoCommand);
+        };
         let grants = self.grants(function, stdout, stderr, false);
         let mut store = instance::store(&self.shared.engine, function, &grants);
         let run = async {
@@ -267,7 +344,11 @@ impl Host {
                 Some(exit) => ((exit.0 & 0xff) as u8, None),
                 None => {
                     let refused = store.data().limiter.refused;
-                    let problem = if refused { "the guest reached its memory limit".to_owned() } else { format!("{error:#}") };
+                    let problem = if refused {
+                        "the guest reached its memory limit".to_owned()
+                    } else {
+                        format!("{error:#}")
+                    };
                     grants.stderr.note(&problem);
                     (if refused { 137 } else { 134 }, Some(problem))
                 }
@@ -288,6 +369,7 @@ fn tls(roots_pem: &str) -> wasmtime::Result<rustls::ClientConfig> {
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

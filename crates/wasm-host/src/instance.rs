@@ -19,8 +19,15 @@ use crate::limits::{InstanceLimiter, MemoryBudget};
 use crate::logs::LogSink;
 
 /// Prefixes of the interfaces that the linker offers.
-const OFFERED: [&str; 7] =
-    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+const OFFERED: [&str; 7] = [
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:http/",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+];
 
 /// What a store holds for its guest.
 pub struct State {
@@ -33,19 +40,28 @@ pub struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("limiter", &self.limiter).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("limiter", &self.limiter)
+            .finish_non_exhaustive()
     }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.egress }
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.egress,
+        }
     }
 }
 
@@ -61,8 +77,10 @@ pub(crate) struct Grants {
 /// addresses, an empty standard input.
 pub(crate) fn store(engine: &Engine, function: &Function, grants: &Grants) -> Store<State> {
     let mut wasi = WasiCtx::builder();
-    wasi.stdout(grants.stdout.clone()).stderr(grants.stderr.clone());
-    wasi.envs(&function.capabilities.env).args(&function.capabilities.args);
+    wasi.stdout(grants.stdout.clone())
+        .stderr(grants.stderr.clone());
+    wasi.envs(&function.capabilities.env)
+        .args(&function.capabilities.args);
     let state = State {
         table: ResourceTable::new(),
         wasi: wasi.build(),
@@ -103,7 +121,11 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
 }
 
 /// Links a bundle.
-pub(crate) fn link(engine: &Engine, linker: &Linker<State>, component: &Component) -> Result<Linked, BundleError> {
+pub(crate) fn link(
+    engine: &Engine,
+    linker: &Linker<State>,
+    component: &Component,
+) -> Result<Linked, BundleError> {
     let engine = engine.wasmtime();
     let ty = component.component_type();
     let pre = linker.instantiate_pre(component).map_err(|error| {
@@ -112,9 +134,16 @@ pub(crate) fn link(engine: &Engine, linker: &Linker<State>, component: &Componen
             .map(|(name, _)| name.to_owned())
             .filter(|name| !OFFERED.iter().any(|offered| name.starts_with(offered)))
             .collect();
-        BundleError::UnknownImport(if foreign.is_empty() { format!("{error:#}") } else { foreign.join(", ") })
+        BundleError::UnknownImport(if foreign.is_empty() {
+            format!("{error:#}")
+        } else {
+            foreign.join(", ")
+        })
     })?;
-    let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let exports: Vec<String> = ty
+        .exports(engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
     let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
     let broken = |error: wasmtime::Error| BundleError::Invalid(format!("{error:#}"));
     if has("wasi:http/incoming-handler@0.2.") {
@@ -128,7 +157,11 @@ pub(crate) fn link(engine: &Engine, linker: &Linker<State>, component: &Componen
     if has("wasi:cli/run@0.2.") {
         return Ok(Linked::Command(CommandPre::new(pre).map_err(broken)?));
     }
-    Err(BundleError::NoEntryPoint(if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") }))
+    Err(BundleError::NoEntryPoint(if exports.is_empty() {
+        "nothing".to_owned()
+    } else {
+        exports.join(", ")
+    }))
 }
 
 /// Checks that a bundle can be linked and called.

@@ -15,7 +15,10 @@ pub(crate) struct MemoryBudget {
 impl MemoryBudget {
     /// `limit` in bytes; 0 means that only the instances' own limits hold.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { limit: if limit == 0 { u64::MAX } else { limit }, held: AtomicU64::new(0) }
+        Self {
+            limit: if limit == 0 { u64::MAX } else { limit },
+            held: AtomicU64::new(0),
+        }
     }
 
     fn reserve(&self, bytes: u64) -> bool {
@@ -51,7 +54,12 @@ pub(crate) struct InstanceLimiter {
 
 impl InstanceLimiter {
     pub(crate) fn new(budget: Arc<MemoryBudget>, limit: u64) -> Self {
-        Self { budget, limit, held: 0, refused: false }
+        Self {
+            budget,
+            limit,
+            held: 0,
+            refused: false,
+        }
     }
 }
 
@@ -62,7 +70,12 @@ impl Drop for InstanceLimiter {
 }
 
 impl ResourceLimiter for InstanceLimiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current) as u64;
         if self.held.saturating_add(more) > self.limit || !self.budget.reserve(more) {
             self.refused = true;
@@ -72,7 +85,12 @@ impl ResourceLimiter for InstanceLimiter {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(desired <= TABLE_ELEMENTS)
     }
 

@@ -31,7 +31,13 @@ impl LogSink {
     /// Lines go to `file`, which should not block. `name`, when given, stands before each line.
     pub fn new(file: Arc<OwnedFd>, name: Option<&str>) -> Self {
         let prefix = name.map(|name| format!("{name}: ")).unwrap_or_default();
-        Self { inner: Arc::new(Inner { file, prefix, dropped: AtomicU64::new(0) }) }
+        Self {
+            inner: Arc::new(Inner {
+                file,
+                prefix,
+                dropped: AtomicU64::new(0),
+            }),
+        }
     }
 
     /// A line of ours about the function, marked as such.
@@ -45,7 +51,10 @@ impl LogSink {
     }
 
     fn line(&self, text: &[u8]) {
-        for part in text.chunks(LINE_BYTES).chain(text.is_empty().then_some(&[][..])) {
+        for part in text
+            .chunks(LINE_BYTES)
+            .chain(text.is_empty().then_some(&[][..]))
+        {
             let mut whole = Vec::with_capacity(self.inner.prefix.len() + part.len() + 1);
             whole.extend_from_slice(self.inner.prefix.as_bytes());
             whole.extend_from_slice(part);
@@ -59,7 +68,9 @@ impl LogSink {
 
 impl std::fmt::Debug for LogSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogSink").field("prefix", &self.inner.prefix).finish_non_exhaustive()
+        f.debug_struct("LogSink")
+            .field("prefix", &self.inner.prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,7 +82,10 @@ impl IsTerminal for LogSink {
 
 impl StdoutStream for LogSink {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Lines { sink: self.clone(), pending: Vec::new() })
+        Box::new(Lines {
+            sink: self.clone(),
+            pending: Vec::new(),
+        })
     }
 }
 
@@ -105,7 +119,11 @@ impl Drop for Lines {
 }
 
 impl AsyncWrite for Lines {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         self.take(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -127,7 +145,10 @@ mod tests {
     fn written(name: Option<&str>, writes: &[&str]) -> String {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let sink = LogSink::new(Arc::new(writer.into()), name);
-        let mut lines = Lines { sink, pending: Vec::new() };
+        let mut lines = Lines {
+            sink,
+            pending: Vec::new(),
+        };
         for bytes in writes {
             lines.take(bytes.as_bytes());
         }
@@ -139,7 +160,10 @@ mod tests {
 
     #[test]
     fn lines_come_whole_and_named() {
-        assert_eq!(written(Some("a"), &["one\ntw", "o\n", "\n", "end"]), "a: one\na: two\na: \na: end\n");
+        assert_eq!(
+            written(Some("a"), &["one\ntw", "o\n", "\n", "end"]),
+            "a: one\na: two\na: \na: end\n"
+        );
         assert_eq!(written(None, &["one\n"]), "one\n");
     }
 

@@ -1,7 +1,10 @@
 //! Every metric of the data plane, named once. Labels are closed lists, besides namespace and function.
 
 use hearth_contract::{Outcome, StartKind};
-use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets, histogram_opts};
+use prometheus::{
+    HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
+    histogram_opts,
+};
 
 /// The data plane's metrics.
 #[derive(Debug, Clone)]
@@ -24,25 +27,45 @@ impl Metrics {
         let registry = Registry::new();
         let function = ["namespace", "function"];
         let calls = IntCounterVec::new(
-            Opts::new("hearth_calls_total", "Ended calls, by how they ended and what it took to start them"),
+            Opts::new(
+                "hearth_calls_total",
+                "Ended calls, by how they ended and what it took to start them",
+            ),
             &["namespace", "function", "outcome", "start"],
         );
         // 50 us to 26 s, each bucket twice the one before.
-        let buckets = exponential_buckets(50e-6, 2.0, 20).expect("a positive start and a factor above 1");
+        let buckets =
+            exponential_buckets(50e-6, 2.0, 20).expect("a positive start and a factor above 1");
         let duration = HistogramVec::new(
-            histogram_opts!("hearth_call_duration_seconds", "Time of a call, from its head to its last byte", buckets),
+            histogram_opts!(
+                "hearth_call_duration_seconds",
+                "Time of a call, from its head to its last byte",
+                buckets
+            ),
             &["namespace", "function", "start"],
         );
         let instances = IntGaugeVec::new(
-            Opts::new("hearth_instances", "Instances now: warm (waiting for a call) or in_use"),
+            Opts::new(
+                "hearth_instances",
+                "Instances now: warm (waiting for a call) or in_use",
+            ),
             &["namespace", "function", "state"],
         );
-        let queued = IntGaugeVec::new(Opts::new("hearth_queued_calls", "Calls that wait for a place now"), &function);
-        let refill_failures = IntCounterVec::new(
-            Opts::new("hearth_refill_failures_total", "Warm instances that could not be made"),
+        let queued = IntGaugeVec::new(
+            Opts::new("hearth_queued_calls", "Calls that wait for a place now"),
             &function,
         );
-        let memory = IntGauge::new("hearth_linear_memory_bytes", "Linear memory that all instances hold now, in bytes");
+        let refill_failures = IntCounterVec::new(
+            Opts::new(
+                "hearth_refill_failures_total",
+                "Warm instances that could not be made",
+            ),
+            &function,
+        );
+        let memory = IntGauge::new(
+            "hearth_linear_memory_bytes",
+            "Linear memory that all instances hold now, in bytes",
+        );
         let metrics = Self {
             registry,
             calls: calls.expect("valid name"),
@@ -72,20 +95,32 @@ impl Metrics {
 
     /// The text that `/metrics` answers.
     pub fn text(&self) -> String {
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"))
+        prometheus::TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_else(|error| format!("# {error}\n"))
     }
 
     /// Forgets a function's gauges; its counters stay until the process ends, so that no increase is lost.
     pub(crate) fn forget(&self, namespace: &str, function: &str) {
         for state in ["warm", "in_use"] {
             // An error only says that it was never there.
-            let _ = self.instances.remove_label_values(&[namespace, function, state]);
+            let _ = self
+                .instances
+                .remove_label_values(&[namespace, function, state]);
         }
         let _ = self.queued.remove_label_values(&[namespace, function]);
     }
 
-    pub(crate) fn count(&self, namespace: &str, function: &str, outcome: Outcome, start: StartKind) {
-        self.calls.with_label_values(&[namespace, function, outcome.as_str(), start.as_str()]).inc();
+    pub(crate) fn count(
+        &self,
+        namespace: &str,
+        function: &str,
+        outcome: Outcome,
+        start: StartKind,
+    ) {
+        self.calls
+            .with_label_values(&[namespace, function, outcome.as_str(), start.as_str()])
+            .inc();
     }
 }
 

@@ -36,10 +36,15 @@ pub(crate) async fn function(listener: TcpListener, current: Current, stop: Canc
     while let Some(stream) = accept(&listener, &stop).await {
         let current = current.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let function = current.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let function = current
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
             call::handle(function, request)
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = builder
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -59,7 +64,11 @@ pub async fn metrics(listener: TcpListener, metrics: Metrics, stop: Cancellation
             let metrics = metrics.clone();
             async move {
                 let found = request.uri().path() == "/metrics";
-                let text = if found { metrics.text() } else { "only /metrics is here\n".to_owned() };
+                let text = if found {
+                    metrics.text()
+                } else {
+                    "only /metrics is here\n".to_owned()
+                };
                 let mut response = Response::new(Full::new(Bytes::from(text)));
                 if !found {
                     *response.status_mut() = http::StatusCode::NOT_FOUND;
@@ -69,14 +78,19 @@ pub async fn metrics(listener: TcpListener, metrics: Metrics, stop: Cancellation
         });
         tokio::spawn(async move {
             // A scraper that goes away in the middle asks again.
-            let _ = builder().serve_connection(TokioIo::new(stream), service).await;
+            let _ = builder()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE);
     builder
 }
 

@@ -11,20 +11,35 @@ pub(crate) async fn the_api_server_refuses_impossible_manifests(cx: &Cx) -> Resu
         ("  replica: 2", "unknown field \"spec.replica\""),
         ("  replicas: -1", "spec.replicas"),
         ("  limits:\n    memory: lots", "memory"),
-        ("  limits:\n    deadlineMilliseconds: 0", "deadlineMilliseconds"),
+        (
+            "  limits:\n    deadlineMilliseconds: 0",
+            "deadlineMilliseconds",
+        ),
         ("  limits:\n    concurrency: 0", "concurrency"),
         ("  egress:\n    allow: [\"ftp://example.com\"]", "egress"),
-        ("  egress:\n    allow: [\"https://example.com/path\"]", "egress"),
-        ("  env:\n    - name: A\n      value: x\n    - name: A\n      value: y", "Duplicate value"),
+        (
+            "  egress:\n    allow: [\"https://example.com/path\"]",
+            "egress",
+        ),
+        (
+            "  env:\n    - name: A\n      value: x\n    - name: A\n      value: y",
+            "Duplicate value",
+        ),
         ("  service:\n    port: 70000", "port"),
     ];
     for (spec, word) in cases {
         match cx.apply(&manifest("wrong", HELLO, spec)) {
             Ok(said) => bail!("{spec:?} was taken: {said}"),
-            Err(error) => contains(&format!("the refusal of {spec:?}"), &format!("{error:#}"), word)?,
+            Err(error) => contains(
+                &format!("the refusal of {spec:?}"),
+                &format!("{error:#}"),
+                word,
+            )?,
         }
     }
-    match cx.apply("apiVersion: hearth.dev/v1alpha1\nkind: AgentFunction\nmetadata:\n  name: none\nspec: {}\n") {
+    match cx.apply(
+        "apiVersion: hearth.dev/v1alpha1\nkind: AgentFunction\nmetadata:\n  name: none\nspec: {}\n",
+    ) {
         Ok(said) => bail!("a function without a bundle was taken: {said}"),
         Err(error) => contains("the refusal", &format!("{error:#}"), "bundle"),
     }
@@ -32,40 +47,84 @@ pub(crate) async fn the_api_server_refuses_impossible_manifests(cx: &Cx) -> Resu
 
 /// Applies a function that cannot serve beside one that does, and returns the bad one when its condition says `reason`.
 async fn fails(cx: &Cx, image: &str, reason: &str, words: &[&str]) -> Result<AgentFunction> {
-    cx.ready_function("neighbour", HELLO, "  replicas: 1").await?;
+    cx.ready_function("neighbour", HELLO, "  replicas: 1")
+        .await?;
     cx.apply(&manifest("bad", image, "  replicas: 1"))?;
     let function = cx.condition("bad", "Ready", "False").await?;
-    let function = hearth_e2e::wait::until(&format!("the reason {reason}"), hearth_e2e::SETTLE, || async {
-        let function = cx.functions().get("bad").await?;
-        let conditions = function.status.clone().map(|status| status.conditions).unwrap_or_default();
-        let found = conditions.iter().any(|c| c.type_ == "Ready" && c.reason == reason);
-        Ok(hearth_e2e::wait::Seen::when(found, function, format!("{conditions:?}")))
-    })
+    let function = hearth_e2e::wait::until(
+        &format!("the reason {reason}"),
+        hearth_e2e::SETTLE,
+        || async {
+            let function = cx.functions().get("bad").await?;
+            let conditions = function
+                .status
+                .clone()
+                .map(|status| status.conditions)
+                .unwrap_or_default();
+            let found = conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.reason == reason);
+            Ok(hearth_e2e::wait::Seen::when(
+                found,
+                function,
+                format!("{conditions:?}"),
+            ))
+        },
+    )
     .await
     .with_context(|| format!("{:?}", function.status))?;
-    let conditions = function.status.clone().map(|status| status.conditions).unwrap_or_default();
-    let ready = conditions.iter().find(|c| c.type_ == "Ready").context("a Ready condition")?;
+    let conditions = function
+        .status
+        .clone()
+        .map(|status| status.conditions)
+        .unwrap_or_default();
+    let ready = conditions
+        .iter()
+        .find(|c| c.type_ == "Ready")
+        .context("a Ready condition")?;
     for word in words {
         contains("the condition's message", &ready.message, word)?;
     }
-    contains("the event", &cx.event("bad", reason).await?, words.first().copied().unwrap_or_default())?;
+    contains(
+        "the event",
+        &cx.event("bad", reason).await?,
+        words.first().copied().unwrap_or_default(),
+    )?;
     let answer = call::get(&cx.service_address("neighbour").await?, "/").await?;
     ensure!(answer.status == 200, "the neighbour: {answer:?}");
     Ok(function)
 }
 
 pub(crate) async fn an_image_that_does_not_exist(cx: &Cx) -> Result<()> {
-    fails(cx, "localhost:5000/examples/no-such-agent:1", "ImageNotFound", &["no-such-agent"]).await?;
+    fails(
+        cx,
+        "localhost:5000/examples/no-such-agent:1",
+        "ImageNotFound",
+        &["no-such-agent"],
+    )
+    .await?;
     Ok(())
 }
 
 pub(crate) async fn a_registry_that_does_not_answer(cx: &Cx) -> Result<()> {
-    fails(cx, "localhost:5999/examples/hello-c:dev", "PullFailed", &["localhost:5999"]).await?;
+    fails(
+        cx,
+        "localhost:5999/examples/hello-c:dev",
+        "PullFailed",
+        &["localhost:5999"],
+    )
+    .await?;
     Ok(())
 }
 
 pub(crate) async fn a_linux_container(cx: &Cx) -> Result<()> {
-    fails(cx, "localhost:5000/busybox:1", "NotABundle", &["busybox", ".wasm"]).await?;
+    fails(
+        cx,
+        "localhost:5000/busybox:1",
+        "NotABundle",
+        &["busybox", ".wasm"],
+    )
+    .await?;
     Ok(())
 }
 
@@ -95,9 +154,21 @@ pub(crate) async fn a_service_that_belongs_to_somebody_else(cx: &Cx) -> Result<(
     cx.apply("apiVersion: v1\nkind: Service\nmetadata:\n  name: taken\nspec:\n  ports:\n    - port: 80\n")?;
     cx.apply(&manifest("taken", HELLO, "  replicas: 1"))?;
     let function = cx.condition("taken", "Ready", "False").await?;
-    let conditions = function.status.map(|status| status.conditions).unwrap_or_default();
-    ensure!(conditions.iter().any(|c| c.reason == "ServiceConflict"), "{conditions:?}");
-    let kept = cx.kubectl(&["get", "service", "taken", "-o", "jsonpath={.metadata.ownerReferences}"])?;
+    let conditions = function
+        .status
+        .map(|status| status.conditions)
+        .unwrap_or_default();
+    ensure!(
+        conditions.iter().any(|c| c.reason == "ServiceConflict"),
+        "{conditions:?}"
+    );
+    let kept = cx.kubectl(&[
+        "get",
+        "service",
+        "taken",
+        "-o",
+        "jsonpath={.metadata.ownerReferences}",
+    ])?;
     ensure!(kept.trim().is_empty(), "the Service was taken over: {kept}");
     Ok(())
 }

@@ -71,23 +71,35 @@ fn main() -> ExitCode {
         cli::serve_answers_without_a_cluster,
     ));
     let trials: Vec<Trial> = cases
-        .map(|(name, case)| Trial::test(name, move || run(name, case).map_err(|error| Failed::from(format!("{error:?}")))))
+        .map(|(name, case)| {
+            Trial::test(name, move || {
+                run(name, case).map_err(|error| Failed::from(format!("{error:?}")))
+            })
+        })
         .collect();
     if let Some(filter) = &arguments.filter
-        && !trials.iter().any(|trial| trial.name().contains(filter.as_str()))
+        && !trials
+            .iter()
+            .any(|trial| trial.name().contains(filter.as_str()))
     {
-        eprintln!("no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, cli");
+        eprintln!(
+            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, cli"
+        );
         return ExitCode::from(2);
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn run(name: &str, case: Case) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let group = name.split("::").next().unwrap_or(name);
         let cx = Cx::new(group).await?;
-        let outcome = case(&cx).await.with_context(|| format!("in namespace {}", cx.namespace));
+        let outcome = case(&cx)
+            .await
+            .with_context(|| format!("in namespace {}", cx.namespace));
         if let Err(error) = &outcome {
             support::report(&cx, error).await;
         }

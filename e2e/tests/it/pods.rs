@@ -19,8 +19,16 @@ async fn running(cx: &Cx, name: &str) -> Result<Pod> {
     until(&format!("pod {name} to be Ready"), SETTLE, || async {
         let pod = pods.get(name).await?;
         let status = pod.status.clone().unwrap_or_default();
-        let ready = status.conditions.unwrap_or_default().iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        Ok(Seen::when(ready, pod, format!("{:?} {:?}", status.phase, status.container_statuses)))
+        let ready = status
+            .conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
+        Ok(Seen::when(
+            ready,
+            pod,
+            format!("{:?} {:?}", status.phase, status.container_statuses),
+        ))
     })
     .await
 }
@@ -28,7 +36,10 @@ async fn running(cx: &Cx, name: &str) -> Result<Pod> {
 async fn answers(cx: &Cx, image: &str) -> Result<()> {
     cx.apply(&pod("plain", image))?;
     let pod = running(cx, "plain").await?;
-    let address = pod.status.and_then(|status| status.pod_ip).context("an address")?;
+    let address = pod
+        .status
+        .and_then(|status| status.pod_ip)
+        .context("an address")?;
     let answer = call::get(&format!("{address}:8080"), "/").await?;
     ensure!(answer.status == 200, "{answer:?}");
     contains("the answer", &answer.body, "ello")
@@ -53,7 +64,11 @@ pub(crate) async fn a_deleted_pod_leaves_nothing_behind(cx: &Cx) -> Result<()> {
     ensure!(pods.get_opt("plain").await?.is_none());
     until("the pod's shim to end", SETTLE, || async {
         let shims = cx.cluster.shim_count()?;
-        Ok(Seen::when(shims == before, (), format!("{shims} shims, {before} before")))
+        Ok(Seen::when(
+            shims == before,
+            (),
+            format!("{shims} shims, {before} before"),
+        ))
     })
     .await
 }

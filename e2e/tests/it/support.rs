@@ -14,7 +14,8 @@ pub(crate) fn mischief(cx: &Cx) -> Result<String> {
 /// Image of a test guest, as a wasm artifact.
 pub(crate) fn guest(cx: &Cx, name: &str) -> Result<String> {
     let path = cx.cluster.guest(name);
-    let wasm = std::fs::read(&path).with_context(|| format!("read {}; `cargo xtask e2e` builds it", path.display()))?;
+    let wasm = std::fs::read(&path)
+        .with_context(|| format!("read {}; `cargo xtask e2e` builds it", path.display()))?;
     cx.push_artifact(name, &wasm)
 }
 
@@ -22,7 +23,12 @@ pub(crate) fn guest(cx: &Cx, name: &str) -> Result<String> {
 pub(crate) async fn report(cx: &Cx, error: &anyhow::Error) {
     eprintln!("--- failed: {error:#}");
     for args in [
-        &["get", "agentfunctions,agentpools,pods,services,endpointslices", "-o", "wide"][..],
+        &[
+            "get",
+            "agentfunctions,agentpools,pods,services,endpointslices",
+            "-o",
+            "wide",
+        ][..],
         &["get", "events", "--sort-by=.lastTimestamp"][..],
         &["describe", "agentfunctions"][..],
     ] {
@@ -31,7 +37,13 @@ pub(crate) async fn report(cx: &Cx, error: &anyhow::Error) {
             Err(error) => eprintln!("--- kubectl {}: {error:#}", args.join(" ")),
         }
     }
-    if let Ok(text) = cx.cluster.kubectl(&["--namespace", "hearth-system", "logs", "deployment/hearth-operator", "--tail=40"]) {
+    if let Ok(text) = cx.cluster.kubectl(&[
+        "--namespace",
+        "hearth-system",
+        "logs",
+        "deployment/hearth-operator",
+        "--tail=40",
+    ]) {
         eprintln!("--- operator\n{text}");
     }
 }

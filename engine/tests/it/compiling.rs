@@ -7,10 +7,14 @@ use crate::harness::compile;
 
 #[tokio::test]
 async fn good_guests_become_artifacts_of_their_kind() {
-    for (guest, kind) in
-        [(Guest::Hello, BundleKind::Http), (Guest::Mischief, BundleKind::Http), (Guest::Command, BundleKind::Command)]
-    {
-        let (compiled, file) = compile(BundleInput::Wasm, &[&guest.wasm().unwrap()]).await.unwrap();
+    for (guest, kind) in [
+        (Guest::Hello, BundleKind::Http),
+        (Guest::Mischief, BundleKind::Http),
+        (Guest::Command, BundleKind::Command),
+    ] {
+        let (compiled, file) = compile(BundleInput::Wasm, &[&guest.wasm().unwrap()])
+            .await
+            .unwrap();
         assert_eq!(compiled.kind(), kind, "{guest:?}");
         assert_eq!(compiled.artifact_bytes, file.metadata().unwrap().len());
         assert_eq!(compiled.artifact_sha256.len(), 64);
@@ -25,15 +29,23 @@ async fn what_is_no_bundle_is_named() {
         (Guest::Truncated, "InvalidBundle", "cut short"),
         (Guest::NoEntry, "NoEntryPoint", "wasi:http/incoming-handler"),
     ] {
-        let failure = compile(BundleInput::Wasm, &[&guest.wasm().unwrap()]).await.unwrap_err();
+        let failure = compile(BundleInput::Wasm, &[&guest.wasm().unwrap()])
+            .await
+            .unwrap_err();
         assert_eq!(failure.reason, reason, "{}", failure.message);
-        assert!(failure.message.contains(word), "{guest:?}: {}", failure.message);
+        assert!(
+            failure.message.contains(word),
+            "{guest:?}: {}",
+            failure.message
+        );
     }
 }
 
 #[tokio::test]
 async fn a_layer_without_a_wasm_file_is_no_bundle() {
     // An empty archive: two blocks of zeros.
-    let failure = compile(BundleInput::Layers, &[&[0; 1024]]).await.unwrap_err();
+    let failure = compile(BundleInput::Layers, &[&[0; 1024]])
+        .await
+        .unwrap_err();
     assert_eq!(failure.reason, "NotABundle", "{}", failure.message);
 }

@@ -45,10 +45,18 @@ pub(crate) async fn compile(
             file
         })
         .collect();
-    let descriptors: Vec<_> = std::iter::once(artifact.as_fd()).chain(files.iter().map(AsFd::as_fd)).collect();
-    let request = proto::CompileRequest { input: input.into(), deadline_ms: 60_000 };
+    let descriptors: Vec<_> = std::iter::once(artifact.as_fd())
+        .chain(files.iter().map(AsFd::as_fd))
+        .collect();
+    let request = proto::CompileRequest {
+        input: input.into(),
+        deadline_ms: 60_000,
+    };
     control.send(&request, &descriptors).await.unwrap();
-    let answer = tokio::time::timeout(DEADLINE, control.receive::<proto::CompileResult>()).await.unwrap().unwrap();
+    let answer = tokio::time::timeout(DEADLINE, control.receive::<proto::CompileResult>())
+        .await
+        .unwrap()
+        .unwrap();
     child.wait().await.unwrap();
     match answer.expect("an answer").0.result.unwrap() {
         compile_result::Result::Compiled(compiled) => Ok((compiled, artifact)),
@@ -59,7 +67,12 @@ pub(crate) async fn compile(
 /// Artifacts, compiled once for all tests of this binary.
 async fn artifact(guest: Guest) -> OwnedFd {
     static DONE: Mutex<Option<HashMap<&'static str, Arc<Vec<u8>>>>> = Mutex::new(None);
-    let known = DONE.lock().unwrap().get_or_insert_default().get(guest.name()).cloned();
+    let known = DONE
+        .lock()
+        .unwrap()
+        .get_or_insert_default()
+        .get(guest.name())
+        .cloned();
     let bytes = match known {
         Some(bytes) => bytes,
         None => {
@@ -69,7 +82,10 @@ async fn artifact(guest: Guest) -> OwnedFd {
             file.rewind().unwrap();
             file.read_to_end(&mut bytes).unwrap();
             let bytes = Arc::new(bytes);
-            DONE.lock().unwrap().get_or_insert_default().insert(guest.name(), bytes.clone());
+            DONE.lock()
+                .unwrap()
+                .get_or_insert_default()
+                .insert(guest.name(), bytes.clone());
             bytes
         }
     };
@@ -92,9 +108,22 @@ pub(crate) struct Engine {
 
 /// A function of the test's.
 pub(crate) fn function(name: &str, change: impl FnOnce(&mut Function)) -> Function {
-    let key = FunctionKey { uid: format!("uid-{name}"), namespace: "test".to_owned(), name: name.to_owned() };
-    let limits = Limits { deadline: Duration::from_millis(1500), ..Limits::default() };
-    let mut function = Function { key, generation: 1, limits, capabilities: Default::default(), target: 2 };
+    let key = FunctionKey {
+        uid: format!("uid-{name}"),
+        namespace: "test".to_owned(),
+        name: name.to_owned(),
+    };
+    let limits = Limits {
+        deadline: Duration::from_millis(1500),
+        ..Limits::default()
+    };
+    let mut function = Function {
+        key,
+        generation: 1,
+        limits,
+        capabilities: Default::default(),
+        target: 2,
+    };
     change(&mut function);
     function
 }
@@ -114,20 +143,45 @@ impl Engine {
             logs: Some(logs),
             log_writer: writer.into(),
         };
-        let from_engine::Message::Ready(ready) = engine.receive().await else { panic!("the first word is not Ready") };
+        let from_engine::Message::Ready(ready) = engine.receive().await else {
+            panic!("the first word is not Ready")
+        };
         assert!(!ready.fingerprint.is_empty());
-        let start = proto::Start { metrics: true, ..proto::Start::default() };
-        engine.send(to_engine::Message::Start(start), &[metrics.as_fd()]).await;
+        let start = proto::Start {
+            metrics: true,
+            ..proto::Start::default()
+        };
+        engine
+            .send(to_engine::Message::Start(start), &[metrics.as_fd()])
+            .await;
         engine
     }
 
-    pub(crate) async fn send(&self, message: to_engine::Message, descriptors: &[std::os::fd::BorrowedFd<'_>]) {
-        self.control.send(&proto::ToEngine { message: Some(message) }, descriptors).await.unwrap();
+    pub(crate) async fn send(
+        &self,
+        message: to_engine::Message,
+        descriptors: &[std::os::fd::BorrowedFd<'_>],
+    ) {
+        self.control
+            .send(
+                &proto::ToEngine {
+                    message: Some(message),
+                },
+                descriptors,
+            )
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn receive(&self) -> from_engine::Message {
-        let got = tokio::time::timeout(DEADLINE, self.control.receive::<proto::FromEngine>()).await.unwrap().unwrap();
-        got.expect("the engine closed the socket").0.message.unwrap()
+        let got = tokio::time::timeout(DEADLINE, self.control.receive::<proto::FromEngine>())
+            .await
+            .unwrap()
+            .unwrap();
+        got.expect("the engine closed the socket")
+            .0
+            .message
+            .unwrap()
     }
 
     /// Places a guest and returns the address it answers on.
@@ -143,7 +197,11 @@ impl Engine {
             start: String::new(),
         };
         let log = self.log_writer.as_fd();
-        self.send(to_engine::Message::Place(place), &[artifact.as_fd(), listener.as_fd(), log, log]).await;
+        self.send(
+            to_engine::Message::Place(place),
+            &[artifact.as_fd(), listener.as_fd(), log, log],
+        )
+        .await;
         address
     }
 
@@ -156,7 +214,11 @@ impl Engine {
             ..proto::Place::default()
         };
         let log = self.log_writer.as_fd();
-        self.send(to_engine::Message::Place(place), &[artifact.as_fd(), log, log]).await;
+        self.send(
+            to_engine::Message::Place(place),
+            &[artifact.as_fd(), log, log],
+        )
+        .await;
         loop {
             if let from_engine::Message::Exited(exited) = self.receive().await {
                 return exited.code;
@@ -165,7 +227,11 @@ impl Engine {
     }
 
     /// Reads messages until the report of `name` satisfies `wanted`.
-    pub(crate) async fn report(&mut self, name: &str, wanted: impl Fn(&proto::FunctionReport) -> bool) -> proto::FunctionReport {
+    pub(crate) async fn report(
+        &mut self,
+        name: &str,
+        wanted: impl Fn(&proto::FunctionReport) -> bool,
+    ) -> proto::FunctionReport {
         let uid = format!("uid-{name}");
         loop {
             if let Some(report) = self.reports.get(&uid).filter(|report| wanted(report)) {
@@ -198,7 +264,10 @@ impl Engine {
     /// Ends the engine by closing its control socket, and returns everything it logged for its guests.
     pub(crate) async fn end(mut self) -> String {
         drop(self.control);
-        tokio::time::timeout(DEADLINE, self.child.wait()).await.unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, self.child.wait())
+            .await
+            .unwrap()
+            .unwrap();
         drop(self.log_writer);
         let mut text = String::new();
         self.logs.take().unwrap().read_to_string(&mut text).unwrap();
@@ -220,20 +289,35 @@ pub(crate) async fn call(address: SocketAddr, method: &str, path: &str, body: &[
     use http_body_util::BodyExt;
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .unwrap();
     tokio::spawn(connection);
     let request = http::Request::builder()
         .method(method)
         .uri(path)
         .header("host", address.to_string())
-        .body(http_body_util::Full::new(bytes::Bytes::copy_from_slice(body)))
+        .body(http_body_util::Full::new(bytes::Bytes::copy_from_slice(
+            body,
+        )))
         .unwrap();
-    let response = tokio::time::timeout(DEADLINE, sender.send_request(request)).await.unwrap().unwrap();
+    let response = tokio::time::timeout(DEADLINE, sender.send_request(request))
+        .await
+        .unwrap()
+        .unwrap();
     let status = response.status().as_u16();
-    let outcome = response.headers().get("hearth-outcome").map(|value| value.to_str().unwrap().to_owned());
+    let outcome = response
+        .headers()
+        .get("hearth-outcome")
+        .map(|value| value.to_str().unwrap().to_owned());
     let retry_after = response.headers().contains_key("retry-after");
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    Answer { status, outcome, retry_after, body: String::from_utf8(body.to_vec()).unwrap() }
+    Answer {
+        status,
+        outcome,
+        retry_after,
+        body: String::from_utf8(body.to_vec()).unwrap(),
+    }
 }
 
 /// GET.

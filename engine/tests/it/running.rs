@@ -13,12 +13,27 @@ async fn a_placed_function_answers_and_reports_what_is_warm() {
     let mut engine = Engine::start().await;
     let address = engine.place(Guest::Hello, function("hello", |_| {})).await;
     let answer = get(address, "/?name=you").await;
-    assert_eq!((answer.status, answer.body.as_str(), answer.outcome), (200, "Hello, you!\n", None));
-    let report = engine.report("hello", |report| report.warm == 2 && !report.calls.is_empty()).await;
-    assert_eq!((report.state(), report.generation, report.digest.as_str()), (State::Serving, 1, "sha256:test"));
+    assert_eq!(
+        (answer.status, answer.body.as_str(), answer.outcome),
+        (200, "Hello, you!\n", None)
+    );
+    let report = engine
+        .report("hello", |report| {
+            report.warm == 2 && !report.calls.is_empty()
+        })
+        .await;
+    assert_eq!(
+        (report.state(), report.generation, report.digest.as_str()),
+        (State::Serving, 1, "sha256:test")
+    );
     assert_eq!(report.calls[0].outcome, "answered");
-    let target = proto::SetTarget { uid: "uid-hello".to_owned(), target: 8 };
-    engine.send(to_engine::Message::SetTarget(target), &[]).await;
+    let target = proto::SetTarget {
+        uid: "uid-hello".to_owned(),
+        target: 8,
+    };
+    engine
+        .send(to_engine::Message::SetTarget(target), &[])
+        .await;
     engine.report("hello", |report| report.warm == 8).await;
     let metrics = get(engine.metrics, "/metrics").await.body;
     for line in [
@@ -34,7 +49,12 @@ async fn a_placed_function_answers_and_reports_what_is_warm() {
 async fn each_misbehaviour_is_one_calls_problem() {
     let mut engine = Engine::start().await;
     let limit = NonZeroU64::new(8 << 20).unwrap();
-    let bad = engine.place(Guest::Mischief, function("bad", |function| function.limits.memory_bytes = limit)).await;
+    let bad = engine
+        .place(
+            Guest::Mischief,
+            function("bad", |function| function.limits.memory_bytes = limit),
+        )
+        .await;
     let good = engine.place(Guest::Hello, function("good", |_| {})).await;
     for (path, status, outcome) in [
         ("/trap", 500, "trapped"),
@@ -47,35 +67,73 @@ async fn each_misbehaviour_is_one_calls_problem() {
             let answer = get(good, "/").await;
             (answer.status, started.elapsed())
         });
-        assert_eq!((answer.status, answer.outcome.as_deref()), (status, Some(outcome)), "{path}: {}", answer.body);
+        assert_eq!(
+            (answer.status, answer.outcome.as_deref()),
+            (status, Some(outcome)),
+            "{path}: {}",
+            answer.body
+        );
         assert_eq!(neighbour.0, 200);
-        assert!(neighbour.1 < Duration::from_millis(1400), "{path}: the neighbour waited {:?}", neighbour.1);
-        assert_eq!(get(bad, "/hello").await.status, 200, "the call after {path}");
+        assert!(
+            neighbour.1 < Duration::from_millis(1400),
+            "{path}: the neighbour waited {:?}",
+            neighbour.1
+        );
+        assert_eq!(
+            get(bad, "/hello").await.status,
+            200,
+            "the call after {path}"
+        );
         engine
-            .report("bad", |report| report.calls.iter().any(|call| call.outcome == outcome))
+            .report("bad", |report| {
+                report.calls.iter().any(|call| call.outcome == outcome)
+            })
             .await;
     }
     let log = engine.end().await;
-    assert!(log.lines().any(|line| line.starts_with("bad: hearth: ") && line.contains("trapped")), "{log}");
+    assert!(
+        log.lines()
+            .any(|line| line.starts_with("bad: hearth: ") && line.contains("trapped")),
+        "{log}"
+    );
 }
 
 #[tokio::test]
 async fn more_calls_than_allowed_wait_and_are_refused() {
     let engine = Engine::start().await;
     let address = engine
-        .place(Guest::Mischief, function("few", |function| {
-            function.limits.concurrency = NonZeroU32::new(1).unwrap();
-            function.limits.queue_length = 1;
-            function.limits.queue_wait = Duration::from_millis(100);
-        }))
+        .place(
+            Guest::Mischief,
+            function("few", |function| {
+                function.limits.concurrency = NonZeroU32::new(1).unwrap();
+                function.limits.queue_length = 1;
+                function.limits.queue_wait = Duration::from_millis(100);
+            }),
+        )
         .await;
-    let (a, b, c, d) = tokio::join!(get(address, "/never"), get(address, "/never"), get(address, "/never"), get(address, "/never"));
-    let mut outcomes: Vec<_> = [a, b, c, d].into_iter().map(|answer| {
-        assert_eq!(answer.status == 503, answer.retry_after, "{answer:?}");
-        answer.outcome.unwrap()
-    }).collect();
+    let (a, b, c, d) = tokio::join!(
+        get(address, "/never"),
+        get(address, "/never"),
+        get(address, "/never"),
+        get(address, "/never")
+    );
+    let mut outcomes: Vec<_> = [a, b, c, d]
+        .into_iter()
+        .map(|answer| {
+            assert_eq!(answer.status == 503, answer.retry_after, "{answer:?}");
+            answer.outcome.unwrap()
+        })
+        .collect();
     outcomes.sort();
-    assert_eq!(outcomes, ["deadline_exceeded", "overloaded", "overloaded", "overloaded"]);
+    assert_eq!(
+        outcomes,
+        [
+            "deadline_exceeded",
+            "overloaded",
+            "overloaded",
+            "overloaded"
+        ]
+    );
     assert_eq!(get(address, "/hello").await.status, 200);
     engine.end().await;
 }
@@ -83,12 +141,19 @@ async fn more_calls_than_allowed_wait_and_are_refused() {
 #[tokio::test]
 async fn bodies_are_bounded_and_streamed() {
     let engine = Engine::start().await;
-    let address =
-        engine.place(Guest::Mischief, function("body", |function| function.limits.request_body_bytes = 1000)).await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("body", |function| function.limits.request_body_bytes = 1000),
+        )
+        .await;
     let echoed = call(address, "POST", "/echo", &[b'x'; 1000]).await;
     assert_eq!((echoed.status, echoed.body.len()), (200, 1000));
     let refused = call(address, "POST", "/echo", &[b'x'; 1001]).await;
-    assert_eq!((refused.status, refused.outcome.as_deref()), (413, Some("too_large")));
+    assert_eq!(
+        (refused.status, refused.outcome.as_deref()),
+        (413, Some("too_large"))
+    );
     let big = get(address, "/big").await;
     assert_eq!((big.status, big.body.len()), (200, 1 << 20));
     engine.end().await;
@@ -98,56 +163,118 @@ async fn bodies_are_bounded_and_streamed() {
 async fn calls_out_are_denied_unless_a_rule_names_them() {
     let mut engine = Engine::start().await;
     let target = engine.place(Guest::Hello, function("target", |_| {})).await;
-    let closed = engine.place(Guest::Mischief, function("closed", |_| {})).await;
+    let closed = engine
+        .place(Guest::Mischief, function("closed", |_| {}))
+        .await;
     let rule = format!("http://{target}").parse().unwrap();
-    let open = engine.place(Guest::Mischief, function("open", |f| f.capabilities.egress = vec![rule])).await;
+    let open = engine
+        .place(
+            Guest::Mischief,
+            function("open", |f| f.capabilities.egress = vec![rule]),
+        )
+        .await;
     let path = format!("/fetch?url=http://{target}/?name=out");
     let denied = get(closed, &path).await;
-    assert_eq!((denied.status, denied.body.contains("denied")), (502, true), "{denied:?}");
+    assert_eq!(
+        (denied.status, denied.body.contains("denied")),
+        (502, true),
+        "{denied:?}"
+    );
     let allowed = get(open, &path).await;
-    assert_eq!((allowed.status, allowed.body.as_str()), (200, "Hello, out!\n"));
+    assert_eq!(
+        (allowed.status, allowed.body.as_str()),
+        (200, "Hello, out!\n")
+    );
     engine.report("open", |report| report.warm == 2).await;
     let log = engine.end().await;
-    assert!(log.contains(&format!("closed: hearth: call to {target} denied")), "{log}");
+    assert!(
+        log.contains(&format!("closed: hearth: call to {target} denied")),
+        "{log}"
+    );
 }
 
 #[tokio::test]
 async fn guests_see_their_environment_and_write_named_lines() {
     let engine = Engine::start().await;
     let env = vec![("GREETING".to_owned(), "Moin".to_owned())];
-    let hello = engine.place(Guest::Hello, function("hello", |f| f.capabilities.env = env)).await;
+    let hello = engine
+        .place(
+            Guest::Hello,
+            function("hello", |f| f.capabilities.env = env),
+        )
+        .await;
     assert_eq!(get(hello, "/").await.body, "Moin, world!\n");
-    let chatty = engine.place(Guest::Mischief, function("chatty", |_| {})).await;
+    let chatty = engine
+        .place(Guest::Mischief, function("chatty", |_| {}))
+        .await;
     assert_eq!(get(chatty, "/log").await.status, 200);
     let log = engine.end().await;
-    assert!(log.contains("chatty: a line on stdout\n") && log.contains("chatty: a line on stderr\n"), "{log}");
+    assert!(
+        log.contains("chatty: a line on stdout\n") && log.contains("chatty: a line on stderr\n"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
 async fn a_new_generation_takes_over_and_a_removed_function_is_gone() {
     let mut engine = Engine::start().await;
     engine.place(Guest::Hello, function("f", |_| {})).await;
-    engine.report("f", |report| report.generation == 1 && report.warm == 2).await;
-    let address = engine.place(Guest::Mischief, function("f", |function| function.generation = 2)).await;
-    engine.report("f", |report| report.generation == 2 && report.warm == 2).await;
+    engine
+        .report("f", |report| report.generation == 1 && report.warm == 2)
+        .await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("f", |function| function.generation = 2),
+        )
+        .await;
+    engine
+        .report("f", |report| report.generation == 2 && report.warm == 2)
+        .await;
     assert_eq!(get(address, "/trap").await.status, 500);
-    engine.send(to_engine::Message::Remove(proto::Remove { uid: "uid-f".to_owned() }), &[]).await;
+    engine
+        .send(
+            to_engine::Message::Remove(proto::Remove {
+                uid: "uid-f".to_owned(),
+            }),
+            &[],
+        )
+        .await;
     engine.removed("f").await;
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the socket is still open");
+    assert!(
+        tokio::net::TcpStream::connect(address).await.is_err(),
+        "the socket is still open"
+    );
     let metrics = get(engine.metrics, "/metrics").await.body;
-    assert!(!metrics.contains("hearth_instances{function=\"f\""), "{metrics}");
+    assert!(
+        !metrics.contains("hearth_instances{function=\"f\""),
+        "{metrics}"
+    );
     engine.end().await;
 }
 
 #[tokio::test]
 async fn a_drain_lets_calls_end() {
     let engine = Engine::start().await;
-    let address = engine.place(Guest::Mischief, function("slow", |_| {})).await;
+    let address = engine
+        .place(Guest::Mischief, function("slow", |_| {}))
+        .await;
     assert_eq!(get(address, "/hello").await.status, 200);
     let running = tokio::spawn(async move { get(address, "/never").await.status });
     // The call is in the guest once a second one finds it there.
-    while !get(engine.metrics, "/metrics").await.body.contains("state=\"in_use\"} 1") {}
-    engine.send(to_engine::Message::Drain(proto::Drain { deadline_ms: 10_000 }), &[]).await;
+    while !get(engine.metrics, "/metrics")
+        .await
+        .body
+        .contains("state=\"in_use\"} 1")
+    {}
+    engine
+        .send(
+            to_engine::Message::Drain(proto::Drain {
+                deadline_ms: 10_000,
+            }),
+            &[],
+        )
+        .await;
     let cut = loop {
         if let from_engine::Message::Drained(drained) = engine.receive().await {
             break drained.calls_cut;
@@ -160,8 +287,27 @@ async fn a_drain_lets_calls_end() {
 async fn a_command_runs_once_and_its_code_is_kept() {
     let engine = Engine::start().await;
     let args = |code: &str| vec!["command".to_owned(), code.to_owned()];
-    assert_eq!(engine.run(Guest::Command, function("zero", |f| f.capabilities.args = args("0"))).await, 0);
-    assert_ne!(engine.run(Guest::Command, function("three", |f| f.capabilities.args = args("3"))).await, 0);
+    assert_eq!(
+        engine
+            .run(
+                Guest::Command,
+                function("zero", |f| f.capabilities.args = args("0"))
+            )
+            .await,
+        0
+    );
+    assert_ne!(
+        engine
+            .run(
+                Guest::Command,
+                function("three", |f| f.capabilities.args = args("3"))
+            )
+            .await,
+        0
+    );
     let log = engine.end().await;
-    assert!(log.contains("argument 3") && log.contains("greeting none"), "{log}");
+    assert!(
+        log.contains("argument 3") && log.contains("greeting none"),
+        "{log}"
+    );
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_contract::egress::{EgressRule, Scheme};
 use http::uri::Scheme as UriScheme;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
-use hearth_contract::egress::{EgressRule, Scheme};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -40,11 +40,27 @@ impl WasiHttpHooks for Egress {
         options: Option<RequestOptions>,
         // How the guest's side ended its reading of the answer; nobody waits for it.
         _received: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>> + Send>
-    {
+    ) -> Box<
+        dyn Future<
+                Output = Result<
+                    (
+                        http::Response<WasiBody>,
+                        Box<dyn Future<Output = Result<(), Error>> + Send>,
+                    ),
+                    Error,
+                >,
+            > + Send,
+    > {
         let target = Target::of(request.uri());
         let refused = match &target {
-            Ok(target) if self.rules.iter().any(|rule| rule.allows(target.scheme, &target.host, target.port)) => None,
+            Ok(target)
+                if self
+                    .rules
+                    .iter()
+                    .any(|rule| rule.allows(target.scheme, &target.host, target.port)) =>
+            {
+                None
+            }
             Ok(target) => {
                 self.log.note(&format!(
                     "call to {}:{} denied: no rule of spec.egress.allow names it",
@@ -80,7 +96,11 @@ impl Target {
         };
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
         let port = authority.port_u16().unwrap_or(scheme.default_port());
-        Ok(Self { scheme, host: authority.host().to_owned(), port })
+        Ok(Self {
+            scheme,
+            host: authority.host().to_owned(),
+            port,
+        })
     }
 }
 
@@ -90,17 +110,32 @@ async fn send(
     mut request: http::Request<WasiBody>,
     options: Option<RequestOptions>,
     log: &LogSink,
-) -> Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error> {
-    let connect_timeout = options.and_then(|options| options.connect_timeout).unwrap_or(CONNECT);
-    let first_byte_timeout = options.and_then(|options| options.first_byte_timeout).unwrap_or(FIRST_BYTE);
+) -> Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ),
+    Error,
+> {
+    let connect_timeout = options
+        .and_then(|options| options.connect_timeout)
+        .unwrap_or(CONNECT);
+    let first_byte_timeout = options
+        .and_then(|options| options.first_byte_timeout)
+        .unwrap_or(FIRST_BYTE);
     let stream = tokio::time::timeout(connect_timeout, connect(outside, &target, log))
         .await
         .map_err(|_| Error::ConnectionTimeout)??;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // The connection is driven beside the guest and ends with the body, or when the guest drops it.
     let driver = tokio::spawn(connection);
     // Scheme and authority in the request line would address a proxy.
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
     *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
     let response = tokio::time::timeout(first_byte_timeout, sender.send_request(request))
         .await
@@ -111,17 +146,31 @@ async fn send(
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     };
-    Ok((response.map(|body| body.map_err(Error::from).boxed_unsync()), Box::new(io)))
+    Ok((
+        response.map(|body| body.map_err(Error::from).boxed_unsync()),
+        Box::new(io),
+    ))
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn connect(outside: &Outside, target: &Target, log: &LogSink) -> Result<Box<dyn Stream>, Error> {
-    let addresses = outside.names.lookup(&target.host, target.port).await.map_err(|error| {
-        log.note(&error.to_string());
-        Error::DnsError { rcode: Some(error.to_string()), info_code: None }
-    })?;
+async fn connect(
+    outside: &Outside,
+    target: &Target,
+    log: &LogSink,
+) -> Result<Box<dyn Stream>, Error> {
+    let addresses = outside
+        .names
+        .lookup(&target.host, target.port)
+        .await
+        .map_err(|error| {
+            log.note(&error.to_string());
+            Error::DnsError {
+                rcode: Some(error.to_string()),
+                info_code: None,
+            }
+        })?;
     let mut last = None;
     let mut connected = None;
     for address in addresses {
@@ -135,7 +184,10 @@ async fn connect(outside: &Outside, target: &Target, log: &LogSink) -> Result<Bo
     }
     let Some(stream) = connected else {
         let error = last.unwrap_or_else(|| std::io::Error::other("the name has no address"));
-        log.note(&format!("call to {}:{} failed: {error}", target.host, target.port));
+        log.note(&format!(
+            "call to {}:{} failed: {error}",
+            target.host, target.port
+        ));
         return Err(Error::Connect(error));
     };
     // Small requests and answers: waiting to fill a segment only costs time.
@@ -143,10 +195,16 @@ async fn connect(outside: &Outside, target: &Target, log: &LogSink) -> Result<Bo
     match target.scheme {
         Scheme::Http => Ok(Box::new(stream)),
         Scheme::Https => {
-            let bare = target.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            let bare = target
+                .host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned();
             let name = ServerName::try_from(bare).map_err(|_| Error::TlsCertificateError)?;
             let connector = tokio_rustls::TlsConnector::from(outside.tls.clone());
-            Ok(Box::new(connector.connect(name, stream).await.map_err(Error::Tls)?))
+            Ok(Box::new(
+                connector.connect(name, stream).await.map_err(Error::Tls)?,
+            ))
         }
     }
 }

@@ -40,7 +40,10 @@ pub struct Names {
 
 impl std::fmt::Debug for Names {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Names").field("hosts", &self.hosts.len()).field("servers", &self.resolver.is_some()).finish()
+        f.debug_struct("Names")
+            .field("hosts", &self.hosts.len())
+            .field("servers", &self.resolver.is_some())
+            .finish()
     }
 }
 
@@ -62,19 +65,29 @@ impl Names {
             .filter_map(|server| server.parse().ok())
             .map(NameServerConfig::udp_and_tcp)
             .collect();
-        let search = wire.search.iter().filter_map(|name| name.parse().ok()).collect();
+        let search = wire
+            .search
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect();
         let resolver = (!servers.is_empty()).then(|| {
             let config = ResolverConfig::from_parts(None, search, servers);
-            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            let mut builder =
+                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
             builder.options_mut().ndots = wire.ndots.max(1) as usize;
             builder.build().ok()
         });
-        Self { hosts, resolver: resolver.flatten() }
+        Self {
+            hosts,
+            resolver: resolver.flatten(),
+        }
     }
 
     /// From this machine's own resolv.conf, for `hearth serve`.
     pub fn of_this_machine() -> Self {
-        let resolver = TokioResolver::builder_tokio().ok().and_then(|builder| builder.build().ok());
+        let resolver = TokioResolver::builder_tokio()
+            .ok()
+            .and_then(|builder| builder.build().ok());
         let hosts = HashMap::from([("localhost".to_owned(), IpAddr::from([127, 0, 0, 1]))]);
         Self { hosts, resolver }
     }
@@ -91,12 +104,20 @@ impl Names {
         if let Some(address) = self.hosts.get(&host.to_ascii_lowercase()) {
             return Ok(vec![(*address, port).into()]);
         }
-        let Some(resolver) = &self.resolver else { return Err(LookupError::NoServer(host.to_owned())) };
+        let Some(resolver) = &self.resolver else {
+            return Err(LookupError::NoServer(host.to_owned()));
+        };
         let answer = tokio::time::timeout(LOOKUP_DEADLINE, resolver.lookup_ip(host))
             .await
             .map_err(|_| LookupError::Timeout(host.to_owned()))?
-            .map_err(|error| LookupError::Failed { name: host.to_owned(), problem: error.to_string() })?;
-        Ok(answer.iter().map(|address| SocketAddr::new(address, port)).collect())
+            .map_err(|error| LookupError::Failed {
+                name: host.to_owned(),
+                problem: error.to_string(),
+            })?;
+        Ok(answer
+            .iter()
+            .map(|address| SocketAddr::new(address, port))
+            .collect())
     }
 }
 
@@ -107,11 +128,21 @@ mod tests {
     #[tokio::test]
     async fn addresses_and_hosts_need_no_server() {
         let names = Names::new(&proto::Resolver {
-            hosts: vec![proto::HostAlias { address: "10.0.0.9".to_owned(), names: vec!["Orders".to_owned()] }],
+            hosts: vec![proto::HostAlias {
+                address: "10.0.0.9".to_owned(),
+                names: vec!["Orders".to_owned()],
+            }],
             ..proto::Resolver::default()
         });
-        for (host, expected) in [("10.1.2.3", "10.1.2.3:80"), ("[::1]", "[::1]:80"), ("orders", "10.0.0.9:80")] {
-            assert_eq!(names.lookup(host, 80).await.unwrap()[0].to_string(), expected);
+        for (host, expected) in [
+            ("10.1.2.3", "10.1.2.3:80"),
+            ("[::1]", "[::1]:80"),
+            ("orders", "10.0.0.9:80"),
+        ] {
+            assert_eq!(
+                names.lookup(host, 80).await.unwrap()[0].to_string(),
+                expected
+            );
         }
         let error = names.lookup("elsewhere", 80).await.unwrap_err();
         assert!(error.to_string().contains("no DNS server"), "{error}");

@@ -35,9 +35,24 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
     };
     let (p50, p99) = (quantile(&theirs, 0.5), quantile(&theirs, 0.99));
     Ok(vec![
-        figure("kubectl apply to first 200, p50", quantile(&ours, 0.5), p50, Aim::AtMost(100.0)),
-        figure("kubectl apply to first 200, p99", quantile(&ours, 0.99), p99, Aim::AtMost(300.0)),
-        figure("kubectl apply returned to first 200, p50", quantile(&accepted, 0.5), p50, Aim::None),
+        figure(
+            "kubectl apply to first 200, p50",
+            quantile(&ours, 0.5),
+            p50,
+            Aim::AtMost(100.0),
+        ),
+        figure(
+            "kubectl apply to first 200, p99",
+            quantile(&ours, 0.99),
+            p99,
+            Aim::AtMost(300.0),
+        ),
+        figure(
+            "kubectl apply returned to first 200, p50",
+            quantile(&accepted, 0.5),
+            p50,
+            Aim::None,
+        ),
     ])
 }
 
@@ -47,7 +62,10 @@ async fn function(cx: &Cx, name: &str) -> Result<(f64, f64)> {
     cx.apply(&manifest(name, HELLO, "  replicas: 1"))?;
     let accepted = Instant::now();
     let address = until("the Service", SETTLE, || async {
-        Ok(cx.service_address(name).await.map_or_else(|error| Seen::NotYet(error.to_string()), Seen::Yes))
+        Ok(cx
+            .service_address(name)
+            .await
+            .map_or_else(|error| Seen::NotYet(error.to_string()), Seen::Yes))
     })
     .await?;
     until("the first 200", SETTLE, || async {
@@ -59,7 +77,8 @@ async fn function(cx: &Cx, name: &str) -> Result<(f64, f64)> {
     })
     .await?;
     let ended = Instant::now();
-    cx.kubectl(&["delete", "agentfunction", name, "--timeout=60s"]).context("clean up after a round")?;
+    cx.kubectl(&["delete", "agentfunction", name, "--timeout=60s"])
+        .context("clean up after a round")?;
     let millis = |from: Instant| (ended - from).as_secs_f64() * 1e3;
     Ok((millis(started), millis(accepted)))
 }

@@ -4,27 +4,39 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hearth_cluster::Image;
+use hearth_e2e::Cx;
 use hearth_e2e::figure::{Aim, Figure, quantile};
 use hearth_e2e::load::{self, Load};
-use hearth_e2e::Cx;
 
 const EACH: Duration = Duration::from_secs(5);
 
 /// Pushes the image of the peer.
 pub(crate) fn push_peer(cx: &Cx) -> Result<String> {
-    let binary = std::fs::read(cx.cluster.binary("bare-hyper")).context("read the peer's binary")?;
-    let image = Image::new().file("/bare-hyper", 0o755, binary).entrypoint(["/bare-hyper"]).user("65532:65532");
+    let binary =
+        std::fs::read(cx.cluster.binary("bare-hyper")).context("read the peer's binary")?;
+    let image = Image::new()
+        .file("/bare-hyper", 0o755, binary)
+        .entrypoint(["/bare-hyper"])
+        .user("65532:65532");
     cx.cluster.push_image("bench/bare-hyper:1", &image)
 }
 
 pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
     let image = push_peer(cx)?;
-    cx.ready_function("hello", "localhost:5000/examples/hello-c:dev", "  replicas: 16").await?;
+    cx.ready_function(
+        "hello",
+        "localhost:5000/examples/hello-c:dev",
+        "  replicas: 16",
+    )
+    .await?;
     cx.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: peer\n  labels:\n    app: peer\nspec:\n  containers:\n    - name: c\n      image: {image}\n      args: [\"8080\"]\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: peer\nspec:\n  selector:\n    app: peer\n  ports:\n    - port: 80\n      targetPort: 8080\n"
     ))?;
     cx.kubectl(&["wait", "--for=condition=Ready", "pod/peer", "--timeout=60s"])?;
-    let (ours, theirs) = (cx.service_address("hello").await?, cx.service_address("peer").await?);
+    let (ours, theirs) = (
+        cx.service_address("hello").await?,
+        cx.service_address("peer").await?,
+    );
     // Both once, unmeasured: page cache, branch predictors, the CPU's clock.
     for address in [&ours, &theirs] {
         load::run(address, "/", 1, Duration::from_secs(1)).await?;
@@ -62,5 +74,8 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
 }
 
 async fn pair(ours: &str, theirs: &str, connections: usize) -> Result<(Load, Load)> {
-    Ok((load::run(ours, "/", connections, EACH).await?, load::run(theirs, "/", connections, EACH).await?))
+    Ok((
+        load::run(ours, "/", connections, EACH).await?,
+        load::run(theirs, "/", connections, EACH).await?,
+    ))
 }

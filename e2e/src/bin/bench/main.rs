@@ -29,7 +29,10 @@ async fn main() -> Result<()> {
     let chosen: Vec<&str> = match arguments.name.as_deref() {
         None => NAMES.to_vec(),
         Some(name) if NAMES.contains(&name) => vec![name],
-        Some(name) => bail!("no bench is called {name:?}; there are {}", NAMES.join(", ")),
+        Some(name) => bail!(
+            "no bench is called {name:?}; there are {}",
+            NAMES.join(", ")
+        ),
     };
     for name in chosen {
         eprintln!("bench {name} …");

@@ -11,8 +11,7 @@ const ROUNDS: usize = 20;
 
 /// A pod's `spec`, indented by two.
 pub(crate) const RUNC: &str = "  containers:\n    - name: c\n      image: localhost:5000/bench/bare-hyper:1\n      args: [\"8080\"]\n";
-const HEARTH: &str =
-    "  runtimeClassName: hearth\n  containers:\n    - name: c\n      image: localhost:5000/examples/hello-c:dev\n";
+const HEARTH: &str = "  runtimeClassName: hearth\n  containers:\n    - name: c\n      image: localhost:5000/examples/hello-c:dev\n";
 
 pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
     crate::call::push_peer(cx)?;
@@ -24,7 +23,10 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
         ours.push(apply_to_ready(cx, &format!("h{round}"), HEARTH).await?);
         theirs.push(apply_to_ready(cx, &format!("r{round}"), RUNC).await?);
     }
-    let (ours_mb, theirs_mb) = (resident(cx, "mem-hearth", HEARTH).await?, resident(cx, "mem-runc", RUNC).await?);
+    let (ours_mb, theirs_mb) = (
+        resident(cx, "mem-hearth", HEARTH).await?,
+        resident(cx, "mem-runc", RUNC).await?,
+    );
     Ok(vec![
         Figure {
             bench: "pod",
@@ -61,14 +63,23 @@ async fn start(cx: &Cx, name: &str, spec: &str) -> Result<()> {
     let pods = cx.pods();
     until(&format!("pod {name} to be Ready"), SETTLE, || async {
         let status = pods.get(name).await?.status.unwrap_or_default();
-        let ready = status.conditions.unwrap_or_default().iter().any(|c| c.type_ == "Ready" && c.status == "True");
-        Ok(Seen::when(ready, (), format!("{:?} {:?}", status.phase, status.container_statuses)))
+        let ready = status
+            .conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
+        Ok(Seen::when(
+            ready,
+            (),
+            format!("{:?} {:?}", status.phase, status.container_statuses),
+        ))
     })
     .await
 }
 
 fn delete(cx: &Cx, name: &str) -> Result<()> {
-    cx.kubectl(&["delete", "pod", name, "--timeout=60s"]).context("clean up after a round")?;
+    cx.kubectl(&["delete", "pod", name, "--timeout=60s"])
+        .context("clean up after a round")?;
     Ok(())
 }
 

@@ -1,0 +1,195 @@
+//! The order of steps, and the way back: observe, plan, apply, prove.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, ensure};
+
+use crate::config::{Config, Restart};
+use crate::containerd_config::{self, SHIM};
+use crate::cri::{Cri, Wanted};
+use crate::daemon::{Daemon, command};
+use crate::host::{self, Host, Undo};
+use crate::plan::{self, PROGRAMS, Plan};
+
+/// Time for the shim to say what it is.
+const INFO: Duration = Duration::from_secs(10);
+/// What the shim keeps in the state directory that can be made again.
+const ARTIFACTS: &str = "artifacts";
+
+/// Installs on one node.
+#[derive(Debug)]
+pub struct Installer<D> {
+    config: Config,
+    host: Host,
+    cri: Cri,
+    daemon: D,
+}
+
+impl<D: Daemon> Installer<D> {
+    /// An installer that changes nothing yet.
+    pub fn new(config: Config, daemon: D) -> Self {
+        let host = Host::new(&config.host_root);
+        let cri = Cri::new(&host.path(&config.containerd_socket));
+        Self {
+            config,
+            host,
+            cri,
+            daemon,
+        }
+    }
+
+    /// Brings the node to the wanted state, and proves it. Does nothing but prove where the node is in that state. Returns
+    /// what was changed.
+    pub async fn install(&self) -> Result<Plan> {
+        let observed = self.host.observe(&self.config, self.answering().await?)?;
+        let plan = plan::install(&self.config, &observed)?;
+        self.stage(&plan).await?;
+        self.change(&plan, Wanted::Listed).await?;
+        Ok(plan)
+    }
+
+    /// Takes everything from the node that an installation brought. Pods that still run keep running, but new ones cannot start.
+    pub async fn uninstall(&self) -> Result<Plan> {
+        let observed = self.host.observe(&self.config, self.answering().await?)?;
+        let plan = plan::uninstall(&self.config, &observed)?;
+        let wanted = if self.config.restart == Restart::Manual {
+            Wanted::Answer
+        } else {
+            Wanted::NotListed
+        };
+        self.change(&plan, wanted).await?;
+        for name in PROGRAMS {
+            host::remove(&self.host.path(&self.config.bin_dir.join(name)))
+                .with_context(|| format!("remove {name}"))?;
+        }
+        let artifacts = self.host.path(&self.config.state_dir.join(ARTIFACTS));
+        match std::fs::remove_dir_all(&artifacts) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", artifacts.display()))?;
+            }
+            _ => {}
+        }
+        Ok(plan)
+    }
+
+    /// Nothing is touched on a node whose containerd does not answer: afterwards nobody could tell whose fault it is.
+    async fn answering(&self) -> Result<bool> {
+        let untouched = "nothing was changed on this node";
+        self.cri
+            .wait(Wanted::Answer, self.config.deadline())
+            .await
+            .context(untouched)?;
+        self.cri.check_version().await.context(untouched)?;
+        self.cri.listed().await
+    }
+
+    /// Copies programs beside their places and asks the new shim what it is, before anything is replaced.
+    async fn stage(&self, plan: &Plan) -> Result<()> {
+        for name in &plan.programs {
+            let staged = self.host.stage(&self.config, name)?;
+            if *name == SHIM {
+                check_shim(&staged)
+                    .await
+                    .context("the new shim does not run on this node; nothing was replaced")?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn change(&self, plan: &Plan, wanted: Wanted) -> Result<()> {
+        let pending = plan::pending_path(&self.config.bin_dir);
+        let mut undo = Undo::new(&self.host, &self.config);
+        let mut restarted = false;
+        let result = async {
+            if plan.restart {
+                self.host.write(&pending, Some(""))?;
+            }
+            undo.apply(plan)?;
+            if plan.restart {
+                self.daemon
+                    .validate()
+                    .await
+                    .context("containerd refuses the new configuration")?;
+                restarted = true;
+                tracing::info!("containerd is restarted to read its changed configuration");
+                self.daemon
+                    .restart()
+                    .await
+                    .context("containerd was not restarted")?;
+            }
+            self.prove(wanted).await
+        }
+        .await;
+        match result {
+            Ok(()) => {
+                undo.keep()?;
+                self.host.write(&pending, None)
+            }
+            Err(error) => Err(self.roll_back(undo, restarted, error).await),
+        }
+    }
+
+    async fn prove(&self, wanted: Wanted) -> Result<()> {
+        if let Err(error) = self.cri.wait(wanted, self.config.deadline()).await {
+            return Err(match self.config.restart {
+                Restart::Manual => error.context(format!(
+                    "node.restart=manual: add this to containerd's configuration and restart containerd:\n{}",
+                    containerd_config::drop_in(3, &self.config.bin_dir)
+                )),
+                Restart::Systemd | Restart::Supervised => error,
+            });
+        }
+        if wanted == Wanted::Listed {
+            check_shim(&self.host.path(&self.config.bin_dir.join(SHIM))).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what was there, and says how that went, what failed, and where to look.
+    async fn roll_back(&self, undo: Undo<'_>, restarted: bool, error: Error) -> Error {
+        let back = async {
+            undo.revert()?;
+            if restarted {
+                self.daemon.restart().await?;
+                self.cri
+                    .wait(Wanted::Answer, self.config.deadline())
+                    .await?;
+            }
+            self.host
+                .write(&plan::pending_path(&self.config.bin_dir), None)
+        };
+        let outcome = match back.await {
+            Ok(()) if restarted => {
+                "what was there before was put back, and containerd answers".to_owned()
+            }
+            Ok(()) => "what was there before was put back; containerd was not touched".to_owned(),
+            Err(error) => format!("PUTTING BACK WHAT WAS THERE BEFORE FAILED TOO: {error:#}"),
+        };
+        let look = match self.config.restart {
+            Restart::Systemd => format!(
+                "`journalctl --unit={}` on the node",
+                self.config.systemd_unit
+            ),
+            Restart::Supervised | Restart::Manual => "containerd's log on the node".to_owned(),
+        };
+        error.context(format!(
+            "node {} was not changed ({outcome}); look at {look}",
+            self.config.node_name
+        ))
+    }
+}
+
+/// Asks a shim what it is, as containerd does before it creates a task.
+async fn check_shim(shim: &Path) -> Result<()> {
+    let output = command(shim, &[OsString::from("-info")], INFO)
+        .await
+        .context("ask the shim what it is")?;
+    ensure!(
+        !output.stdout.is_empty(),
+        "{} -info answered nothing",
+        shim.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The connected pool pods: what each was told, what each said last. In memory only; all of it comes back when pods
+//! reconnect.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hearth_contract::proto;
+use tokio::sync::mpsc;
+
+/// Messages to one pod that wait; a pod that does not read for so long is cut off and reconnects.
+const OUTBOX: usize = 1024;
+
+/// Which pods share functions: a pool, or one function of a Dedicated pool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GroupKey {
+    /// Namespace of the pool.
+    pub(crate) namespace: String,
+    /// Name of the pool.
+    pub(crate) pool: String,
+    /// Name of the one function, where the pool is Dedicated.
+    pub(crate) function: Option<String>,
+}
+
+/// A connected pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodInfo {
+    /// UID of the pod.
+    pub(crate) uid: String,
+    /// Name of the pod.
+    pub(crate) name: String,
+    /// Node it runs on.
+    pub(crate) node: String,
+    /// Address of the pod.
+    pub(crate) address: String,
+    /// Which group it belongs to.
+    pub(crate) group: GroupKey,
+}
+
+struct Connection {
+    info: PodInfo,
+    /// Tells this connection from a later one of the same pod.
+    serial: u64,
+    sender: mpsc::Sender<proto::FromOperator>,
+    revision: u64,
+    told: BTreeMap<String, proto::PlacedFunction>,
+    reports: HashMap<String, proto::FunctionReport>,
+}
+
+/// All connected pods.
+#[derive(Default)]
+pub(crate) struct Fleet {
+    connections: Mutex<(u64, HashMap<String, Connection>)>,
+}
+
+impl Fleet {
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<String, Connection>)> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod connected. The first message tells it everything; an older connection of the same pod ends.
+    pub(crate) fn connect(
+        &self,
+        info: PodInfo,
+        functions: BTreeMap<String, proto::PlacedFunction>,
+    ) -> (u64, mpsc::Receiver<proto::FromOperator>) {
+        let (sender, receiver) = mpsc::channel(OUTBOX);
+        let first = proto::FromOperator {
+            revision: 1,
+            snapshot: true,
+            functions: functions.values().cloned().collect(),
+            remove: Vec::new(),
+        };
+        // The channel is empty: it takes the message.
+        let _ = sender.try_send(first);
+        let mut fleet = self.lock();
+        fleet.0 += 1;
+        let serial = fleet.0;
+        let connection = Connection {
+            info,
+            serial,
+            sender,
+            revision: 1,
+            told: functions,
+            reports: HashMap::new(),
+        };
+        fleet.1.insert(connection.info.uid.clone(), connection);
+        (serial, receiver)
+    }
+
+    /// A connection ended.
+    pub(crate) fn disconnect(&self, pod: &str, serial: u64) {
+        let mut fleet = self.lock();
+        if fleet
+            .1
+            .get(pod)
+            .is_some_and(|connection| connection.serial == serial)
+        {
+            fleet.1.remove(pod);
+        }
+    }
+
+    /// What a pod said. Returns the functions of which something changed.
+    pub(crate) fn report(&self, pod: &str, report: proto::Report) -> Vec<proto::FunctionRef> {
+        let mut fleet = self.lock();
+        let Some(connection) = fleet.1.get_mut(pod) else {
+            return Vec::new();
+        };
+        let mut changed = Vec::new();
+        let mut seen = BTreeSet::new();
+        for function in report.functions {
+            let Some(key) = function.r#ref.clone() else {
+                continue;
+            };
+            seen.insert(key.uid.clone());
+            if connection.reports.get(&key.uid) != Some(&function) {
+                connection.reports.insert(key.uid.clone(), function);
+                changed.push(key);
+            }
+        }
+        let gone: Vec<String> = connection
+            .reports
+            .keys()
+            .filter(|uid| report.removed.contains(uid) || (report.complete && !seen.contains(*uid)))
+            .cloned()
+            .collect();
+        for uid in gone {
+            changed.extend(
+                connection
+                    .reports
+                    .remove(&uid)
+                    .and_then(|report| report.r#ref),
+            );
+        }
+        changed
+    }
+
+    /// UIDs of a group's connected pods.
+    pub(crate) fn pods_of(&self, group: &GroupKey) -> BTreeSet<String> {
+        self.lock()
+            .1
+            .values()
+            .filter(|connection| &connection.info.group == group)
+            .map(|c| c.info.uid.clone())
+            .collect()
+    }
+
+    /// Tells a pod what it should hold, as far as that differs from what it was told.
+    pub(crate) fn tell(&self, pod: &str, wanted: BTreeMap<String, proto::PlacedFunction>) {
+        let mut fleet = self.lock();
+        let Some(connection) = fleet.1.get_mut(pod) else {
+            return;
+        };
+        let functions: Vec<_> = wanted
+            .iter()
+            .filter(|(uid, function)| connection.told.get(*uid) != Some(function))
+            .map(|(_, f)| f.clone())
+            .collect();
+        let remove: Vec<_> = connection
+            .told
+            .keys()
+            .filter(|uid| !wanted.contains_key(*uid))
+            .cloned()
+            .collect();
+        if functions.is_empty() && remove.is_empty() {
+            return;
+        }
+        connection.revision += 1;
+        let message = proto::FromOperator {
+            revision: connection.revision,
+            snapshot: false,
+            functions,
+            remove,
+        };
+        if connection.sender.try_send(message).is_ok() {
+            connection.told = wanted;
+        } else {
+            tracing::warn!(pod = %connection.info.name, "the pod does not read; its stream is cut, and it will come back");
+            fleet.1.remove(pod);
+        }
+    }
+
+    /// What every connected pod that has or should have a function says of it.
+    pub(crate) fn hosts_of(&self, function: &str) -> Vec<(PodInfo, Option<proto::FunctionReport>)> {
+        let fleet = self.lock();
+        let mut hosts: Vec<_> = fleet
+            .1
+            .values()
+            .filter(|connection| {
+                connection.told.contains_key(function) || connection.reports.contains_key(function)
+            })
+            .map(|connection| {
+                (
+                    connection.info.clone(),
+                    connection.reports.get(function).cloned(),
+                )
+            })
+            .collect();
+        hosts.sort_by(|a, b| a.0.uid.cmp(&b.0.uid));
+        hosts
+    }
+
+    /// Connected pods.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().1.len()
+    }
+
+    /// Whether a pod is connected.
+    pub(crate) fn is_connected(&self, pod: &str) -> bool {
+        self.lock().1.contains_key(pod)
+    }
+}

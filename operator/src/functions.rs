@@ -1,0 +1,422 @@
+//! Reconciling an AgentFunction: its group is synced first, which takes microseconds; then Service, EndpointSlice and
+//! status are written where they differ.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::v1alpha1::{AgentFunction, AgentPool, BundleStatus};
+use hearth_api::{DEFAULT_POOL, FINALIZER, condition, convert};
+use hearth_contract::proto;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+
+use crate::metrics::Metrics;
+use crate::objects::{self, MANAGER};
+use crate::retry::Retries;
+use crate::status::Seen;
+use crate::world::{self, World};
+
+/// How long a deleted function waits for nodes to let go of it.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(60);
+/// Looks again at a deletion that waits; reports trigger it sooner.
+const RELEASE_LOOK: Duration = Duration::from_secs(1);
+/// A look at what nobody told us about.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// What reconciling works with.
+pub(crate) struct Context {
+    /// The API server.
+    pub(crate) client: Client,
+    /// Everything that is known.
+    pub(crate) world: Arc<World>,
+    /// Where events go.
+    pub(crate) recorder: Recorder,
+    /// Counters.
+    pub(crate) metrics: Metrics,
+    /// Backoff per object.
+    pub(crate) retries: Retries,
+}
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The API server refused or did not answer.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was tried.
+        what: &'static str,
+        /// What came back.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Error {
+    move |source| Error::Api {
+        what,
+        source: Box::new(source),
+    }
+}
+
+/// One pass over one function.
+pub(crate) async fn reconcile(
+    function: Arc<AgentFunction>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    if !context.world.is_leading() {
+        return Ok(Action::await_change());
+    }
+    let started = std::time::Instant::now();
+    let group = context.world.group(&function);
+    context.world.sync(&group);
+    let action = if function.metadata.deletion_timestamp.is_some() {
+        release(&function, &context).await
+    } else {
+        hold(&function, &context).await
+    };
+    context
+        .metrics
+        .reconciled(started.elapsed(), action.is_ok());
+    if action.is_ok() {
+        context.retries.reset(&function.uid().unwrap_or_default());
+    }
+    action
+}
+
+/// What to do after an error: try again, each time later.
+pub(crate) fn on_error(
+    function: Arc<AgentFunction>,
+    error: &Error,
+    context: Arc<Context>,
+) -> Action {
+    let pause = context.retries.next(&function.uid().unwrap_or_default());
+    tracing::warn!(function = %function.name_any(), %error, ?pause, "reconcile failed");
+    Action::requeue(pause)
+}
+
+async fn hold(function: &AgentFunction, context: &Context) -> Result<Action, Error> {
+    let namespace = function.namespace().unwrap_or_default();
+    let functions: Api<AgentFunction> = Api::namespaced(context.client.clone(), &namespace);
+    if !function
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == FINALIZER)
+    {
+        let patch = json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "metadata": {"finalizers": [FINALIZER]}});
+        functions
+            .patch(&function.name_any(), &apply(), &Patch::Apply(patch))
+            .await
+            .map_err(api("add the finalizer"))?;
+    }
+    make_default_pool(function, context).await?;
+    let mut seen = look(function, context);
+    seen.service_conflict = !write_service(function, context).await?;
+    if !seen.service_conflict {
+        write_slice(function, &seen, context).await?;
+    }
+    write_status(function, &seen, &functions, context).await?;
+    Ok(Action::requeue(RESYNC))
+}
+
+fn apply() -> PatchParams {
+    PatchParams::apply(MANAGER).force()
+}
+
+fn look(function: &AgentFunction, context: &Context) -> Seen {
+    let world = &context.world;
+    let uid = function.uid().unwrap_or_default();
+    let pool = world.pool_of(function);
+    let name = world::pool_name(function);
+    Seen {
+        generation: function.metadata.generation.unwrap_or_default(),
+        replicas: convert::replicas(&function.spec),
+        invalid: convert::function(function, 0)
+            .err()
+            .map(|error| error.to_string()),
+        missing_pool: (pool.is_none() && name != DEFAULT_POOL).then(|| name.to_owned()),
+        nodes: pool.map_or(0, |pool| crate::pools::nodes(world, &pool).len()),
+        service_conflict: false,
+        without_port: world.port(&uid).is_none(),
+        hosts: world.hosts(&uid),
+    }
+}
+
+async fn make_default_pool(function: &AgentFunction, context: &Context) -> Result<(), Error> {
+    if world::pool_name(function) != DEFAULT_POOL || context.world.pool_of(function).is_some() {
+        return Ok(());
+    }
+    let pools: Api<AgentPool> = Api::namespaced(
+        context.client.clone(),
+        &function.namespace().unwrap_or_default(),
+    );
+    match pools
+        .create(
+            &PostParams::default(),
+            &AgentPool::new(DEFAULT_POOL, Default::default()),
+        )
+        .await
+    {
+        Ok(_) => Ok(()),
+        // Another function of the namespace was first.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(api("make the default pool")(error)),
+    }
+}
+
+/// Writes the Service. False when one of that name belongs to somebody else.
+async fn write_service(function: &AgentFunction, context: &Context) -> Result<bool, Error> {
+    let (name, namespace) = (
+        function.name_any(),
+        function.namespace().unwrap_or_default(),
+    );
+    let wanted = objects::service(function);
+    let services: Api<Service> = Api::namespaced(context.client.clone(), &namespace);
+    let key = ObjectRef::new(&name).within(&namespace);
+    match context.world.stores.services.get(&key) {
+        Some(service) if objects::is_owned(&service, function) => {
+            if !objects::says(&*service, &wanted) {
+                services
+                    .patch(&name, &apply(), &Patch::Apply(&wanted))
+                    .await
+                    .map_err(api("write the Service"))?;
+            }
+            Ok(true)
+        }
+        _ => {
+            // Created, not applied: what is there already is somebody else's until it proves to be ours.
+            let service: Service =
+                serde_json::from_value(wanted.clone()).expect("a Service was built");
+            match services
+                .create(
+                    &PostParams {
+                        field_manager: Some(MANAGER.to_owned()),
+                        ..PostParams::default()
+                    },
+                    &service,
+                )
+                .await
+            {
+                Ok(_) => Ok(true),
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    let there = services
+                        .get_opt(&name)
+                        .await
+                        .map_err(api("read the Service"))?;
+                    Ok(there.is_some_and(|service| objects::is_owned(&service, function)))
+                }
+                Err(error) => Err(api("make the Service")(error)),
+            }
+        }
+    }
+}
+
+async fn write_slice(
+    function: &AgentFunction,
+    seen: &Seen,
+    context: &Context,
+) -> Result<(), Error> {
+    let Some(port) = context.world.port(&function.uid().unwrap_or_default()) else {
+        return Ok(());
+    };
+    let (name, namespace) = (
+        function.name_any(),
+        function.namespace().unwrap_or_default(),
+    );
+    let wanted = objects::slice(function, port, &seen.serving());
+    let current = context
+        .world
+        .stores
+        .slices
+        .get(&ObjectRef::new(&name).within(&namespace));
+    if current.is_some_and(|current| objects::slice_says(&current, &wanted)) {
+        return Ok(());
+    }
+    let slices: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &namespace);
+    slices
+        .patch(&name, &apply(), &Patch::Apply(&wanted))
+        .await
+        .map_err(api("write the EndpointSlice"))?;
+    Ok(())
+}
+
+async fn write_status(
+    function: &AgentFunction,
+    seen: &Seen,
+    functions: &Api<AgentFunction>,
+    context: &Context,
+) -> Result<(), Error> {
+    let name = function.name_any();
+    let before = function.status.clone().unwrap_or_default();
+    let mut status = before.clone();
+    status.observed_generation = function.metadata.generation;
+    status.conditions = condition::merge(
+        seen.conditions(),
+        &before.conditions,
+        seen.generation,
+        &Time(Timestamp::now()),
+    );
+    status.replicas = i32::try_from(seen.warm()).unwrap_or(i32::MAX);
+    status.selector = Some(format!("{}={name}", hearth_api::FUNCTION_LABEL));
+    status.port = context
+        .world
+        .port(&function.uid().unwrap_or_default())
+        .map(i32::from);
+    status.pods = i32::try_from(seen.serving().len()).unwrap_or(i32::MAX);
+    let port = match convert::service_port(&function.spec) {
+        80 => String::new(),
+        port => format!(":{port}"),
+    };
+    status.url = Some(format!(
+        "http://{name}.{}.svc{port}",
+        function.namespace().unwrap_or_default()
+    ));
+    if let (None, Some(digest)) = (world::pinned(function), seen.digest()) {
+        status.bundle = Some(BundleStatus {
+            generation: function.metadata.generation,
+            image: Some(function.spec.bundle.image.clone()),
+            digest: Some(digest),
+        });
+    }
+    if status == before {
+        return Ok(());
+    }
+    let patch =
+        json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "status": status});
+    functions
+        .patch_status(&name, &apply(), &Patch::Apply(patch))
+        .await
+        .map_err(api("write the status"))?;
+    tell(
+        function,
+        &before.conditions,
+        &status.conditions,
+        seen,
+        context,
+    )
+    .await;
+    Ok(())
+}
+
+/// An event when Ready changed its status or its reason.
+async fn tell(
+    function: &AgentFunction,
+    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    after: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    seen: &Seen,
+    context: &Context,
+) {
+    let ready = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
+        conditions
+            .iter()
+            .find(|c| c.type_ == "Ready")
+            .map(|c| (c.status.clone(), c.reason.clone(), c.message.clone()))
+    };
+    let (Some(after), before) = (ready(after), ready(before)) else {
+        return;
+    };
+    if before
+        .as_ref()
+        .is_some_and(|before| (&before.0, &before.1) == (&after.0, &after.1))
+    {
+        return;
+    }
+    let failed = seen.failure().is_some()
+        || seen.service_conflict
+        || seen.invalid.is_some()
+        || seen.missing_pool.is_some();
+    let (type_, reason, note) = if after.0 == "True" {
+        (
+            EventType::Normal,
+            "Ready".to_owned(),
+            format!("{}{}", after.2, prepared(seen)),
+        )
+    } else if failed {
+        (EventType::Warning, after.1, after.2)
+    } else {
+        (EventType::Normal, after.1, after.2)
+    };
+    let event = Event {
+        type_,
+        reason,
+        note: Some(note.chars().take(1000).collect()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = context
+        .recorder
+        .publish(&event, &function.object_ref(&()))
+        .await
+    {
+        tracing::warn!(%error, "the event was not written");
+    }
+}
+
+/// How the bundle came to its nodes, in words.
+fn prepared(seen: &Seen) -> String {
+    let placement = seen
+        .hosts
+        .iter()
+        .find_map(|(_, report)| report.as_ref()?.placement);
+    match placement {
+        Some(proto::Placement { cached: true, .. }) => {
+            "; the compiled bundle was on the node".to_owned()
+        }
+        Some(placement) => format!(
+            "; pulled in {} ms, compiled in {} ms to {} KB",
+            placement.pull_ms,
+            placement.compile_ms,
+            placement.artifact_bytes / 1000
+        ),
+        None => String::new(),
+    }
+}
+
+/// Waits until no connected pod holds the function, then lets the object go.
+async fn release(function: &AgentFunction, context: &Context) -> Result<Action, Error> {
+    if !function
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == FINALIZER)
+    {
+        return Ok(Action::await_change());
+    }
+    let uid = function.uid().unwrap_or_default();
+    let holders = context.world.fleet.hosts_of(&uid);
+    let waited = function
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .map_or(Duration::ZERO, |since| {
+            Duration::try_from(Timestamp::now().duration_since(since.0)).unwrap_or_default()
+        });
+    if !holders.is_empty() && waited < RELEASE_DEADLINE {
+        return Ok(Action::requeue(RELEASE_LOOK));
+    }
+    if !holders.is_empty() {
+        let nodes: Vec<_> = holders.iter().map(|(pod, _)| pod.node.as_str()).collect();
+        tracing::warn!(function = %function.name_any(), ?nodes, "not released within 60 s; letting the object go");
+    }
+    let functions: Api<AgentFunction> = Api::namespaced(
+        context.client.clone(),
+        &function.namespace().unwrap_or_default(),
+    );
+    let patch = json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "metadata": {"finalizers": []}});
+    match functions
+        .patch(&function.name_any(), &apply(), &Patch::Apply(patch))
+        .await
+    {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(api("remove the finalizer")(error)),
+    }
+    context.retries.reset(&uid);
+    Ok(Action::await_change())
+}

@@ -1,0 +1,280 @@
+//! The cluster objects that the operator writes, as pure functions of what it knows.
+
+use std::collections::BTreeMap;
+
+use hearth_api::v1alpha1::{AgentFunction, AgentPool};
+use hearth_api::{FUNCTION_LABEL, POOL_LABEL, RUNTIME_CLASS, convert};
+use hearth_contract::{METRICS_PORT, STREAM_AUDIENCE, pool_env};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::fleet::{GroupKey, PodInfo};
+
+/// Value of managed-by labels, and the field manager of every write.
+pub(crate) const MANAGER: &str = "hearth-operator";
+/// Annotation with the digest of what a pool pod was made from.
+const TEMPLATE: &str = "hearth.dev/template";
+/// Where the token is mounted in a pool pod.
+const TOKEN_DIRECTORY: &str = "/var/run/secrets/hearth.dev/stream";
+
+/// Where pool pods dial, and what they are made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PoolSettings {
+    /// Image of pool pods.
+    pub(crate) image: String,
+    /// `https://ADDRESS:PORT`.
+    pub(crate) stream: String,
+    /// Name in the stream's certificate.
+    pub(crate) stream_name: String,
+    /// PEM certificate of the authority.
+    pub(crate) ca_pem: String,
+}
+
+/// Whether a pod was made by this operator for a pool.
+pub(crate) fn is_pool_pod(pod: &Pod) -> bool {
+    pod.labels().contains_key(POOL_LABEL)
+        && pod
+            .owner_references()
+            .iter()
+            .any(|owner| owner.kind == "AgentPool" && owner.controller == Some(true))
+}
+
+/// Which group a pool pod belongs to.
+pub(crate) fn group_of(pod: &Pod) -> Option<GroupKey> {
+    Some(GroupKey {
+        namespace: pod.namespace()?,
+        pool: pod.labels().get(POOL_LABEL)?.clone(),
+        function: pod.labels().get(FUNCTION_LABEL).cloned(),
+    })
+}
+
+/// A function's Service. Its endpoints are written by [`slice`]: it has no selector.
+pub(crate) fn service(function: &AgentFunction) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": function.name_any(),
+            "namespace": function.namespace(),
+            "labels": {"app.kubernetes.io/managed-by": MANAGER, FUNCTION_LABEL: function.name_any()},
+            "ownerReferences": [function.controller_owner_ref(&())],
+        },
+        "spec": {"ports": [{"name": "http", "port": convert::service_port(&function.spec), "protocol": "TCP"}]},
+    })
+}
+
+/// The endpoints of a function's Service: the pods that serve it.
+pub(crate) fn slice(function: &AgentFunction, port: u16, pods: &[PodInfo]) -> Value {
+    let ipv6 = pods.iter().any(|pod| pod.address.contains(':'));
+    let endpoints: Vec<_> = pods
+        .iter()
+        .map(|pod| {
+            json!({
+                "addresses": [pod.address],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": pod.node,
+                "targetRef": {"kind": "Pod", "name": pod.name, "namespace": function.namespace(), "uid": pod.uid},
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": function.name_any(),
+            "namespace": function.namespace(),
+            "labels": {
+                "kubernetes.io/service-name": function.name_any(),
+                "endpointslice.kubernetes.io/managed-by": MANAGER,
+                "app.kubernetes.io/managed-by": MANAGER,
+            },
+            "ownerReferences": [function.controller_owner_ref(&())],
+        },
+        "addressType": if ipv6 { "IPv6" } else { "IPv4" },
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+    })
+}
+
+/// Whether what stands in the cluster says everything that `wanted` says. Fields that others added do not count.
+pub(crate) fn says<K: serde::Serialize>(current: &K, wanted: &Value) -> bool {
+    serde_json::to_value(current).is_ok_and(|current| covers(&current, wanted))
+}
+
+fn covers(current: &Value, wanted: &Value) -> bool {
+    match (current, wanted) {
+        (Value::Object(current), Value::Object(wanted)) => wanted.iter().all(|(key, value)| {
+            key == "apiVersion"
+                || key == "kind"
+                || current.get(key).is_some_and(|c| covers(c, value))
+        }),
+        (Value::Array(current), Value::Array(wanted)) => {
+            current.len() == wanted.len() && current.iter().zip(wanted).all(|(c, w)| covers(c, w))
+        }
+        (current, wanted) => current == wanted,
+    }
+}
+
+/// Whether a Service belongs to a function.
+pub(crate) fn is_owned(service: &Service, function: &AgentFunction) -> bool {
+    service
+        .owner_references()
+        .iter()
+        .any(|owner| Some(&owner.uid) == function.metadata.uid.as_ref())
+}
+
+/// Whether an EndpointSlice says `wanted`.
+pub(crate) fn slice_says(current: &EndpointSlice, wanted: &Value) -> bool {
+    says(current, wanted)
+}
+
+/// A pool pod on one node. Its name follows from pool, function and node, so that making it twice is refused.
+pub(crate) fn pool_pod(
+    pool: &AgentPool,
+    group: &GroupKey,
+    node: &str,
+    settings: &PoolSettings,
+) -> Value {
+    let spec = pod_spec(pool, node, settings);
+    let mut labels = BTreeMap::from([
+        (POOL_LABEL.to_owned(), group.pool.clone()),
+        (
+            "app.kubernetes.io/managed-by".to_owned(),
+            MANAGER.to_owned(),
+        ),
+        ("app.kubernetes.io/component".to_owned(), "pool".to_owned()),
+    ]);
+    if let Some(function) = &group.function {
+        labels.insert(FUNCTION_LABEL.to_owned(), function.clone());
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(group, node),
+            "namespace": group.namespace,
+            "labels": labels,
+            "annotations": {
+                TEMPLATE: hash(&spec.to_string()),
+                "prometheus.io/scrape": "true",
+                "prometheus.io/port": METRICS_PORT.to_string(),
+            },
+            "ownerReferences": [pool.controller_owner_ref(&())],
+        },
+        "spec": spec,
+    })
+}
+
+/// Whether a pod was made from what it would be made from now.
+pub(crate) fn is_current(pod: &Pod, wanted: &Value) -> bool {
+    pod.annotations().get(TEMPLATE).map(String::as_str)
+        == wanted["metadata"]["annotations"][TEMPLATE].as_str()
+}
+
+fn pod_name(group: &GroupKey, node: &str) -> String {
+    let of = group.function.as_deref().unwrap_or(&group.pool);
+    let short: String = of.chars().take(40).collect();
+    let kind = if group.function.is_some() {
+        "function"
+    } else {
+        "pool"
+    };
+    format!(
+        "{kind}-{short}-{}",
+        hash(&format!("{}/{:?}/{node}", group.pool, group.function))
+    )
+}
+
+fn pod_spec(pool: &AgentPool, node: &str, settings: &PoolSettings) -> Value {
+    let env = [
+        (pool_env::STREAM, settings.stream.as_str()),
+        (pool_env::STREAM_NAME, &settings.stream_name),
+        (pool_env::STREAM_CA, &settings.ca_pem),
+        (pool_env::TOKEN_PATH, &format!("{TOKEN_DIRECTORY}/token")),
+    ]
+    .map(|(name, value)| json!({"name": name, "value": value}));
+    let resources = pool
+        .spec
+        .resources
+        .as_ref()
+        .map(|resources| json!(resources))
+        .unwrap_or_else(|| json!({}));
+    json!({
+        "runtimeClassName": RUNTIME_CLASS,
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": 30,
+        "tolerations": pool.spec.tolerations,
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]},
+        ]}}},
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{
+            "name": "pool",
+            "image": settings.image,
+            "imagePullPolicy": "IfNotPresent",
+            "env": env,
+            "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+            "resources": resources,
+            "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
+            "volumeMounts": [{"name": "token", "mountPath": TOKEN_DIRECTORY, "readOnly": true}],
+        }],
+        "volumes": [{"name": "token", "projected": {"sources": [
+            {"serviceAccountToken": {"audience": STREAM_AUDIENCE, "expirationSeconds": 3600, "path": "token"}},
+        ]}}],
+    })
+}
+
+/// A short name for a text: the same in every process.
+fn hash(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{:010x}", hash & 0xff_ffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_added_does_not_count() {
+        let wanted = json!({"kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}});
+        for (current, covered) in [
+            (
+                json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"ports": [{"port": 80, "protocol": "TCP"}]}}),
+                true,
+            ),
+            (
+                json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 81}]}}),
+                false,
+            ),
+            (
+                json!({"metadata": {"name": "a"}, "spec": {"ports": []}}),
+                false,
+            ),
+            (json!({"metadata": {"name": "a"}}), false),
+        ] {
+            assert_eq!(covers(&current, &wanted), covered, "{current}");
+        }
+    }
+
+    #[test]
+    fn a_pool_pods_name_follows_from_what_it_is() {
+        let group = |function: Option<&str>| GroupKey {
+            namespace: "n".to_owned(),
+            pool: "default".to_owned(),
+            function: function.map(str::to_owned),
+        };
+        let name = pod_name(&group(None), "node-1");
+        assert!(
+            name.starts_with("pool-default-") && name.len() <= 63,
+            "{name}"
+        );
+        assert_eq!(name, pod_name(&group(None), "node-1"));
+        assert_ne!(name, pod_name(&group(None), "node-2"));
+        assert!(pod_name(&group(Some(&"x".repeat(63))), "node").len() <= 63);
+    }
+}

@@ -1,0 +1,289 @@
+//! Reconciling an AgentPool: a pool pod on every node that it wants, as soon as a function uses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_api::condition::{ConditionType, Reason, Wanted};
+use hearth_api::v1alpha1::{AgentPool, AgentPoolStatus, Isolation};
+use hearth_api::{NODE_READY_LABEL, condition};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::controller::Action;
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use crate::fleet::GroupKey;
+use crate::objects::{self, MANAGER, PoolSettings};
+use crate::retry::Retries;
+use crate::world::World;
+
+/// A look at what nobody told us about.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// What reconciling works with.
+pub(crate) struct Context {
+    /// The API server.
+    pub(crate) client: Client,
+    /// Everything that is known.
+    pub(crate) world: Arc<World>,
+    /// What pool pods are made of.
+    pub(crate) settings: PoolSettings,
+    /// Backoff per object.
+    pub(crate) retries: Retries,
+}
+
+/// Names of the nodes that get a pod of the pool: Ready, verified by the installer, matching the selector; sorted.
+pub(crate) fn nodes(world: &World, pool: &AgentPool) -> BTreeSet<String> {
+    let matching = world
+        .stores
+        .nodes
+        .state()
+        .into_iter()
+        .filter(|node| is_usable(node, pool))
+        .map(|node| node.name_any());
+    let most = pool
+        .spec
+        .max_pods
+        .and_then(|most| usize::try_from(most).ok())
+        .unwrap_or(usize::MAX);
+    matching
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .take(most)
+        .collect()
+}
+
+fn is_usable(node: &Node, pool: &AgentPool) -> bool {
+    let ready = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .any(|c| c.type_ == "Ready" && c.status == "True");
+    let labels = node.labels();
+    let cordoned = node
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.unschedulable == Some(true));
+    ready
+        && !cordoned
+        && labels
+            .get(NODE_READY_LABEL)
+            .is_some_and(|value| value == "true")
+        && pool
+            .spec
+            .node_selector
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// One pass over one pool.
+pub(crate) async fn reconcile(
+    pool: Arc<AgentPool>,
+    context: Arc<Context>,
+) -> Result<Action, kube::Error> {
+    if !context.world.is_leading() || pool.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let result = pass(&pool, &context).await;
+    if result.is_ok() {
+        context.retries.reset(&pool.uid().unwrap_or_default());
+    }
+    result
+}
+
+/// What to do after an error: try again, each time later.
+pub(crate) fn on_error(pool: Arc<AgentPool>, error: &kube::Error, context: Arc<Context>) -> Action {
+    let pause = context.retries.next(&pool.uid().unwrap_or_default());
+    tracing::warn!(pool = %pool.name_any(), %error, ?pause, "reconcile failed");
+    Action::requeue(pause)
+}
+
+async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error> {
+    let namespace = pool.namespace().unwrap_or_default();
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
+    let there: Vec<_> = context
+        .world
+        .stores
+        .pods
+        .state()
+        .into_iter()
+        .filter(|pod| {
+            pod.namespace().as_ref() == Some(&namespace)
+                && objects::group_of(pod).is_some_and(|group| group.pool == pool.name_any())
+        })
+        .collect();
+    let mut wanted = BTreeMap::new();
+    for group in groups(pool, &context.world) {
+        // A node that is cordoned keeps what runs; it only gets nothing new.
+        for node in nodes(&context.world, pool) {
+            let pod = objects::pool_pod(pool, &group, &node, &context.settings);
+            wanted.insert(
+                pod["metadata"]["name"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+                pod,
+            );
+        }
+    }
+    for pod in &there {
+        let ended = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .is_some_and(|phase| phase == "Failed" || phase == "Succeeded");
+        let keep = wanted
+            .get(&pod.name_any())
+            .is_some_and(|wanted| objects::is_current(pod, wanted))
+            && !ended;
+        let on_cordoned = !wanted.contains_key(&pod.name_any())
+            && is_on_cordoned_node(pod, &context.world)
+            && !ended;
+        if !keep && !on_cordoned && pod.metadata.deletion_timestamp.is_none() {
+            tracing::info!(pod = %pod.name_any(), ended, "delete pool pod");
+            ignore_absent(
+                api.delete(&pod.name_any(), &DeleteParams::default())
+                    .await
+                    .map(drop),
+            )?;
+        }
+    }
+    for (name, pod) in &wanted {
+        if there.iter().any(|pod| &pod.name_any() == name) {
+            continue;
+        }
+        let pod: Pod = serde_json::from_value(pod.clone()).map_err(kube::Error::SerdeError)?;
+        match api
+            .create(
+                &PostParams {
+                    field_manager: Some(MANAGER.to_owned()),
+                    ..PostParams::default()
+                },
+                &pod,
+            )
+            .await
+        {
+            Ok(_) => tracing::info!(pod = %name, "made pool pod"),
+            // The cache is behind; the pod's own event comes.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    write_status(pool, &there, wanted.len(), context).await?;
+    Ok(Action::requeue(RESYNC))
+}
+
+fn is_on_cordoned_node(pod: &Pod, world: &World) -> bool {
+    let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else {
+        return false;
+    };
+    world.stores.nodes.state().iter().any(|node| {
+        node.name_any() == name
+            && node
+                .spec
+                .as_ref()
+                .is_some_and(|s| s.unschedulable == Some(true))
+    })
+}
+
+fn ignore_absent(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other,
+    }
+}
+
+/// The groups of a pool that some function uses.
+fn groups(pool: &AgentPool, world: &World) -> BTreeSet<GroupKey> {
+    let namespace = pool.namespace().unwrap_or_default();
+    let dedicated = pool.spec.isolation == Some(Isolation::Dedicated);
+    let functions = world.stores.functions.state();
+    let used = functions.iter().filter(|f| {
+        f.metadata.deletion_timestamp.is_none()
+            && f.namespace().as_ref() == Some(&namespace)
+            && crate::world::pool_name(f) == pool.name_any()
+    });
+    let group = |function: Option<String>| GroupKey {
+        namespace: namespace.clone(),
+        pool: pool.name_any(),
+        function,
+    };
+    used.map(|function| group(dedicated.then(|| function.name_any())))
+        .collect()
+}
+
+async fn write_status(
+    pool: &AgentPool,
+    there: &[Arc<Pod>],
+    wanted: usize,
+    context: &Context,
+) -> Result<(), kube::Error> {
+    let connected = there
+        .iter()
+        .filter(|pod| {
+            pod.uid()
+                .is_some_and(|uid| context.world.fleet.is_connected(&uid))
+        })
+        .count();
+    let before = pool.status.clone().unwrap_or_default();
+    let (holds, reason, message) = match (wanted, connected) {
+        (0, _) if nodes(&context.world, pool).is_empty() => (
+            false,
+            Reason::NoNode,
+            "no Ready node carries the label hearth.dev/ready=true and matches the selector"
+                .to_owned(),
+        ),
+        (0, _) => (
+            true,
+            Reason::Serving,
+            "no function uses the pool".to_owned(),
+        ),
+        (wanted, connected) if connected >= wanted => (
+            true,
+            Reason::Serving,
+            format!("{connected} pods are connected"),
+        ),
+        (wanted, connected) => (
+            false,
+            Reason::WaitingForPool,
+            format!("{connected} of {wanted} pods are connected"),
+        ),
+    };
+    let ready = Wanted {
+        kind: ConditionType::Ready,
+        holds: Some(holds),
+        reason,
+        message,
+    };
+    let generation = pool.metadata.generation.unwrap_or_default();
+    let status = AgentPoolStatus {
+        observed_generation: pool.metadata.generation,
+        conditions: condition::merge(
+            vec![ready],
+            &before.conditions,
+            generation,
+            &Time(Timestamp::now()),
+        ),
+        pods: i32::try_from(there.len()).unwrap_or(i32::MAX),
+        connected: i32::try_from(connected).unwrap_or(i32::MAX),
+    };
+    if status == before {
+        return Ok(());
+    }
+    let pools: Api<AgentPool> = Api::namespaced(
+        context.client.clone(),
+        &pool.namespace().unwrap_or_default(),
+    );
+    let patch = json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentPool", "status": status});
+    pools
+        .patch_status(
+            &pool.name_any(),
+            &PatchParams::apply(MANAGER).force(),
+            &Patch::Apply(patch),
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,401 @@
+//! The wiring: caches, stream, controllers, lease, each started once and stopped together.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, future};
+use hearth_api::POOL_LABEL;
+use hearth_api::v1alpha1::{AgentFunction, AgentPool};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::Api;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt, controller, reflector, watcher};
+use kube::{Client, ResourceExt};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, WatchStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+use crate::config::Config;
+use crate::http::Answers;
+use crate::leader;
+use crate::metrics::Metrics;
+use crate::objects::{MANAGER, PoolSettings};
+use crate::retry::Retries;
+use crate::world::{Stores, World, pool_name};
+use crate::{functions, pools, stream, tls};
+
+/// Objects that are reconciled at once.
+const CONCURRENCY: u16 = 16;
+/// The caches must be filled within this time.
+const SYNC_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Runs the operator until `shutdown`.
+///
+/// # Errors
+/// When a part cannot start, or the lease was lost.
+pub(crate) async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let client = Client::try_default()
+        .await
+        .context("reach the API server; in a pod the ServiceAccount says how")?;
+    let stop = CancellationToken::new();
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        shutdown.await;
+        stopper.cancel();
+    });
+    let metrics = Metrics::new();
+    let name = format!("{}.{}.svc", config.stream_service, config.pod_namespace);
+    let certificates = tls::load(&client, &config.pod_namespace, &name).await?;
+    let settings = PoolSettings {
+        image: config.pool_image.clone(),
+        stream: stream_address(&client, &config).await?,
+        stream_name: name,
+        ca_pem: certificates.ca.clone(),
+    };
+    let (function_changed, function_changes) = mpsc::unbounded_channel();
+    let (pool_changed, pool_changes) = mpsc::unbounded_channel();
+    let controllers = Controllers::new(&client);
+    let stores = controllers.stores(&client, &function_changed, &pool_changed, &stop);
+    let world = Arc::new(World::new(stores, function_changed));
+    let ready = Arc::new(AtomicBool::new(false));
+    let http = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], config.http_port)))
+        .await
+        .context("listen for http")?;
+    let answers = Answers {
+        metrics: metrics.clone(),
+        world: world.clone(),
+        ready: ready.clone(),
+    };
+    tokio::spawn(crate::http::serve(http, answers, stop.clone()));
+    let (led, leads) = watch::channel(());
+    let parts = Parts {
+        client: client.clone(),
+        world: world.clone(),
+        metrics: metrics.clone(),
+        settings,
+    };
+    let controllers = controllers.spawn(parts, function_changes, pool_changes, &leads, &stop);
+    filled(&world).await?;
+    ready.store(true, Ordering::Relaxed);
+    let server = spawn_stream(&client, &world, &config, &certificates, &stop).await?;
+    let me = leader::Identity {
+        pod: config.pod_name.clone(),
+        namespace: config.pod_namespace.clone(),
+    };
+    let led = move || {
+        led.send_replace(());
+    };
+    let lease = leader::run(client, me, world, metrics, stop.clone(), led).await;
+    stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(10), future::join(controllers, server)).await;
+    lease
+}
+
+/// The stream's address: the Service's own, because shims live in the node's network, where cluster names mean nothing.
+async fn stream_address(client: &Client, config: &Config) -> Result<String> {
+    let services: Api<Service> = Api::namespaced(client.clone(), &config.pod_namespace);
+    let service = services
+        .get(&config.stream_service)
+        .await
+        .with_context(|| format!("read the Service {}", config.stream_service))?;
+    let spec = service.spec.unwrap_or_default();
+    let address = spec
+        .cluster_ip
+        .filter(|ip| ip != "None")
+        .with_context(|| format!("the Service {} has no cluster IP", config.stream_service))?;
+    let port = spec
+        .ports
+        .unwrap_or_default()
+        .first()
+        .map_or(8443, |port| port.port);
+    let host = if address.contains(':') {
+        format!("[{address}]")
+    } else {
+        address
+    };
+    Ok(format!("https://{host}:{port}"))
+}
+
+/// Both controllers before they run: their own caches are the ones that planning reads, because a controller fills its
+/// cache before it reconciles.
+struct Controllers {
+    functions: Controller<AgentFunction>,
+    pools: Controller<AgentPool>,
+}
+
+/// What reconciling needs.
+struct Parts {
+    client: Client,
+    world: Arc<World>,
+    metrics: Metrics,
+    settings: PoolSettings,
+}
+
+impl Controllers {
+    fn new(client: &Client) -> Self {
+        Self {
+            functions: Controller::new(Api::all(client.clone()), watcher::Config::default()),
+            pools: Controller::new(Api::all(client.clone()), watcher::Config::default()),
+        }
+    }
+
+    /// The caches. Those of other kinds tell whoever uses an object after it is cached, not before.
+    fn stores(
+        &self,
+        client: &Client,
+        function_changed: &mpsc::UnboundedSender<ObjectRef<AgentFunction>>,
+        pool_changed: &mpsc::UnboundedSender<ObjectRef<AgentPool>>,
+        stop: &CancellationToken,
+    ) -> Stores {
+        let (functions, pools) = (self.functions.store(), self.pools.store());
+        let ours = || {
+            watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"))
+        };
+        let (users, of_pod, function, pool) = (
+            functions.clone(),
+            pool_changed.clone(),
+            function_changed.clone(),
+            pool_changed.clone(),
+        );
+        let on_pod = move |pod: &Pod| {
+            let namespace = pod.namespace().unwrap_or_default();
+            let Some(name) = pod.labels().get(POOL_LABEL) else {
+                return;
+            };
+            // The receivers live as long as the controllers; after that nothing is reconciled.
+            let _ = of_pod.send(ObjectRef::new(name).within(&namespace));
+            for user in users
+                .state()
+                .iter()
+                .filter(|f| f.namespace().as_ref() == Some(&namespace) && pool_name(f) == name)
+            {
+                let _ = function.send(ObjectRef::from_obj(&**user));
+            }
+        };
+        let all_pools = pools.clone();
+        let on_node = move |_: &Node| {
+            for each in all_pools.state() {
+                let _ = pool.send(ObjectRef::from_obj(&*each));
+            }
+        };
+        let (by_service, by_slice) = (function_changed.clone(), function_changed.clone());
+        // Service and EndpointSlice have their function's name.
+        let on_service = move |service: &Service| {
+            let _ = by_service.send(
+                ObjectRef::new(&service.name_any())
+                    .within(&service.namespace().unwrap_or_default()),
+            );
+        };
+        let on_slice = move |slice: &EndpointSlice| {
+            let _ = by_slice.send(
+                ObjectRef::new(&slice.name_any()).within(&slice.namespace().unwrap_or_default()),
+            );
+        };
+        Stores {
+            functions,
+            pools,
+            pods: cache(
+                Api::all(client.clone()),
+                watcher::Config::default().labels(POOL_LABEL),
+                on_pod,
+                stop,
+            ),
+            nodes: cache(
+                Api::all(client.clone()),
+                watcher::Config::default(),
+                on_node,
+                stop,
+            ),
+            services: cache(Api::all(client.clone()), ours(), on_service, stop),
+            slices: cache(Api::all(client.clone()), ours(), on_slice, stop),
+        }
+    }
+
+    fn spawn(
+        self,
+        parts: Parts,
+        function_changes: mpsc::UnboundedReceiver<ObjectRef<AgentFunction>>,
+        pool_changes: mpsc::UnboundedReceiver<ObjectRef<AgentPool>>,
+        leads: &watch::Receiver<()>,
+        stop: &CancellationToken,
+    ) -> tokio::task::JoinHandle<()> {
+        let Parts {
+            client,
+            world,
+            metrics,
+            settings,
+        } = parts;
+        let config = controller::Config::default().concurrency(CONCURRENCY);
+        let reporter = Reporter {
+            controller: MANAGER.into(),
+            instance: None,
+        };
+        let context = Arc::new(functions::Context {
+            client: client.clone(),
+            world: world.clone(),
+            recorder: Recorder::new(client.clone(), reporter),
+            metrics,
+            retries: Retries::default(),
+        });
+        let by_pool = world.clone();
+        let functions = self
+            .functions
+            .with_config(config.clone())
+            .watches(
+                Api::<AgentPool>::all(client.clone()),
+                watcher::Config::default(),
+                move |pool: AgentPool| {
+                    users(
+                        &by_pool,
+                        &pool.namespace().unwrap_or_default(),
+                        &pool.name_any(),
+                    )
+                },
+            )
+            .reconcile_on(UnboundedReceiverStream::new(function_changes))
+            .reconcile_all_on(WatchStream::from_changes(leads.clone()))
+            .graceful_shutdown_on(stop.clone().cancelled_owned())
+            .run(functions::reconcile, functions::on_error, context)
+            .for_each(|_| future::ready(()));
+        let context = Arc::new(pools::Context {
+            client: client.clone(),
+            world,
+            settings,
+            retries: Retries::default(),
+        });
+        let pools = self
+            .pools
+            .with_config(config)
+            .watches(
+                Api::<AgentFunction>::all(client),
+                watcher::Config::default(),
+                |function: AgentFunction| {
+                    Some(
+                        ObjectRef::new(pool_name(&function))
+                            .within(&function.namespace().unwrap_or_default()),
+                    )
+                },
+            )
+            .reconcile_on(UnboundedReceiverStream::new(pool_changes))
+            .reconcile_all_on(WatchStream::from_changes(leads.clone()))
+            .graceful_shutdown_on(stop.clone().cancelled_owned())
+            .run(pools::reconcile, pools::on_error, context)
+            .for_each(|_| future::ready(()));
+        tokio::spawn(async move {
+            future::join(functions, pools).await;
+        })
+    }
+}
+
+/// A cache of one kind, without the fields that nobody here reads. `changed` hears of an object after it is cached.
+fn cache<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    changed: impl Fn(&K) + Send + Sync + 'static,
+    stop: &CancellationToken,
+) -> Store<K>
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, config)
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear());
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let watching = stream.reflect(writer).for_each(|event| {
+            match event {
+                Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => {
+                    changed(&object)
+                }
+                // A list after a lost watch: who was told before is looked at by the resync.
+                Ok(watcher::Event::InitApply(object)) => changed(&object),
+                Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+                Err(error) => tracing::warn!(%error, kind = %K::kind(&()), "watch"),
+            }
+            future::ready(())
+        });
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watching => {}
+        }
+    });
+    store
+}
+
+async fn filled(world: &World) -> Result<()> {
+    let stores = &world.stores;
+    let all = async {
+        stores.functions.wait_until_ready().await?;
+        stores.pools.wait_until_ready().await?;
+        stores.pods.wait_until_ready().await?;
+        stores.nodes.wait_until_ready().await?;
+        stores.services.wait_until_ready().await?;
+        stores.slices.wait_until_ready().await
+    };
+    tokio::time::timeout(SYNC_DEADLINE, all)
+        .await
+        .context("the caches were not filled within 60 s; maybe the CRDs are missing or the ServiceAccount may not list")?
+        .context("a watch ended")
+}
+
+fn users(world: &World, namespace: &str, pool: &str) -> Vec<ObjectRef<AgentFunction>> {
+    let functions = world.stores.functions.state();
+    let users = functions
+        .iter()
+        .filter(|f| f.namespace().as_deref() == Some(namespace) && pool_name(f) == pool);
+    users
+        .map(|function| ObjectRef::from_obj(&**function))
+        .collect()
+}
+
+async fn spawn_stream(
+    client: &Client,
+    world: &Arc<World>,
+    config: &Config,
+    certificates: &tls::Certificates,
+    stop: &CancellationToken,
+) -> Result<tokio::task::JoinHandle<()>> {
+    let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], config.stream_port)))
+        .await
+        .context("listen for the stream")?;
+    let identity = Identity::from_pem(&certificates.certificate, &certificates.key);
+    let router = Server::builder()
+        .tls_config(ServerTlsConfig::new().identity(identity))
+        .context("the stream's certificate")?
+        // A shim whose node went away without a word is noticed, and its functions are spread anew.
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(stream::Service::server(client.clone(), world.clone()));
+    let stop = stop.clone();
+    Ok(tokio::spawn(async move {
+        let incoming = TcpListenerStream::new(listener).map_ok(|stream| {
+            // A failure only costs latency.
+            let _ = stream.set_nodelay(true);
+            stream
+        });
+        if let Err(error) = router
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await
+        {
+            tracing::error!(%error, "the stream's server ended");
+        }
+    }))
+}
