@@ -1,4 +1,5 @@
 // Compiles src/ to one component, dist/support-agent.wasm. Top-level code runs here, once; instances start from its snapshot.
+// componentize-js loads preview2-shim without naming it as a dependency, so package.json does.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { componentize } from '@bytecodealliance/componentize-js';
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_api::v1alpha1::{AgentFunction, AgentPool, BundleStatus};
-use hearth_api::{DEFAULT_POOL, FINALIZER, condition, convert};
+use hearth_api::{DEFAULT_POOL, FINALIZER, MANAGER, condition, convert};
 use hearth_contract::proto;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -19,7 +19,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
 use crate::metrics::Metrics;
-use crate::objects::{self, MANAGER};
+use crate::objects;
 use crate::retry::Retries;
 use crate::status::Seen;
 use crate::world::{self, World};
@@ -142,7 +142,7 @@ fn look(function: &AgentFunction, context: &Context) -> Seen {
             .err()
             .map(|error| error.to_string()),
         missing_pool: (pool.is_none() && name != DEFAULT_POOL).then(|| name.to_owned()),
-        nodes: pool.map_or(0, |pool| crate::pools::nodes(world, &pool).len()),
+        nodes: pool.map(|pool| crate::pools::nodes(world, &pool).len()),
         service_conflict: false,
         without_port: world.port(&uid).is_none(),
         hosts: world.hosts(&uid),

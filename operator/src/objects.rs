@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use hearth_api::v1alpha1::{AgentFunction, AgentPool};
-use hearth_api::{FUNCTION_LABEL, POOL_LABEL, RUNTIME_CLASS, convert};
+use hearth_api::{
+    FUNCTION_LABEL, MANAGER, POOL_LABEL, RUNTIME_CLASS, TEMPLATE_ANNOTATION, convert,
+};
 use hearth_contract::{METRICS_PORT, STREAM_AUDIENCE, pool_env};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -12,10 +14,6 @@ use serde_json::{Value, json};
 
 use crate::fleet::{GroupKey, PodInfo};
 
-/// Value of managed-by labels, and the field manager of every write.
-pub(crate) const MANAGER: &str = "hearth-operator";
-/// Annotation with the digest of what a pool pod was made from.
-const TEMPLATE: &str = "hearth.dev/template";
 /// Where the token is mounted in a pool pod.
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/hearth.dev/stream";
 
@@ -157,7 +155,7 @@ pub(crate) fn pool_pod(
             "namespace": group.namespace,
             "labels": labels,
             "annotations": {
-                TEMPLATE: hash(&spec.to_string()),
+                TEMPLATE_ANNOTATION: hash(&spec.to_string()),
                 "prometheus.io/scrape": "true",
                 "prometheus.io/port": METRICS_PORT.to_string(),
             },
@@ -169,8 +167,10 @@ pub(crate) fn pool_pod(
 
 /// Whether a pod was made from what it would be made from now.
 pub(crate) fn is_current(pod: &Pod, wanted: &Value) -> bool {
-    pod.annotations().get(TEMPLATE).map(String::as_str)
-        == wanted["metadata"]["annotations"][TEMPLATE].as_str()
+    pod.annotations()
+        .get(TEMPLATE_ANNOTATION)
+        .map(String::as_str)
+        == wanted["metadata"]["annotations"][TEMPLATE_ANNOTATION].as_str()
 }
 
 fn pod_name(group: &GroupKey, node: &str) -> String {
@@ -214,6 +214,8 @@ fn pod_spec(pool: &AgentPool, node: &str, settings: &PoolSettings) -> Value {
         "containers": [{
             "name": "pool",
             "image": settings.image,
+            // Nothing runs it; containerd wants a command of every container.
+            "command": ["/hearth-pool"],
             "imagePullPolicy": "IfNotPresent",
             "env": env,
             "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hearth_api::condition::{ConditionType, Reason, Wanted};
 use hearth_api::v1alpha1::{AgentPool, AgentPoolStatus, Isolation};
-use hearth_api::{NODE_READY_LABEL, condition};
+use hearth_api::{MANAGER, NODE_READY_LABEL, condition};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -16,7 +16,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::fleet::GroupKey;
-use crate::objects::{self, MANAGER, PoolSettings};
+use crate::objects::{self, PoolSettings};
 use crate::retry::Retries;
 use crate::world::World;
 
@@ -72,11 +72,7 @@ fn is_usable(node: &Node, pool: &AgentPool) -> bool {
         && labels
             .get(NODE_READY_LABEL)
             .is_some_and(|value| value == "true")
-        && pool
-            .spec
-            .node_selector
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
+        && is_selected(node, pool)
 }
 
 /// One pass over one pool.
@@ -117,7 +113,6 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
         .collect();
     let mut wanted = BTreeMap::new();
     for group in groups(pool, &context.world) {
-        // A node that is cordoned keeps what runs; it only gets nothing new.
         for node in nodes(&context.world, pool) {
             let pod = objects::pool_pod(pool, &group, &node, &context.settings);
             wanted.insert(
@@ -139,10 +134,9 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
             .get(&pod.name_any())
             .is_some_and(|wanted| objects::is_current(pod, wanted))
             && !ended;
-        let on_cordoned = !wanted.contains_key(&pod.name_any())
-            && is_on_cordoned_node(pod, &context.world)
-            && !ended;
-        if !keep && !on_cordoned && pod.metadata.deletion_timestamp.is_none() {
+        let stays =
+            !wanted.contains_key(&pod.name_any()) && stays(pod, pool, &context.world) && !ended;
+        if !keep && !stays && pod.metadata.deletion_timestamp.is_none() {
             tracing::info!(pod = %pod.name_any(), ended, "delete pool pod");
             ignore_absent(
                 api.delete(&pod.name_any(), &DeleteParams::default())
@@ -176,17 +170,26 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
     Ok(Action::requeue(RESYNC))
 }
 
-fn is_on_cordoned_node(pod: &Pod, world: &World) -> bool {
+/// Whether a pod goes on although its node gets no new one: the node is cordoned, its kubelet is silent or its runtime
+/// is being verified, and what runs there still answers. A node that is gone or no longer selected keeps nothing.
+fn stays(pod: &Pod, pool: &AgentPool, world: &World) -> bool {
     let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else {
         return false;
     };
-    world.stores.nodes.state().iter().any(|node| {
-        node.name_any() == name
-            && node
-                .spec
-                .as_ref()
-                .is_some_and(|s| s.unschedulable == Some(true))
-    })
+    world
+        .stores
+        .nodes
+        .state()
+        .iter()
+        .any(|node| node.name_any() == name && is_selected(node, pool) && !is_usable(node, pool))
+}
+
+fn is_selected(node: &Node, pool: &AgentPool) -> bool {
+    let labels = node.labels();
+    pool.spec
+        .node_selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
 }
 
 fn ignore_absent(result: Result<(), kube::Error>) -> Result<(), kube::Error> {

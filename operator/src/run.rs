@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, future};
-use hearth_api::POOL_LABEL;
 use hearth_api::v1alpha1::{AgentFunction, AgentPool};
+use hearth_api::{MANAGER, POOL_LABEL};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::Api;
@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::http::Answers;
 use crate::leader;
 use crate::metrics::Metrics;
-use crate::objects::{MANAGER, PoolSettings};
+use crate::objects::PoolSettings;
 use crate::retry::Retries;
 use crate::world::{Stores, World, pool_name};
 use crate::{functions, pools, stream, tls};
@@ -85,8 +85,9 @@ pub(crate) async fn run(
         metrics: metrics.clone(),
         settings,
     };
+    let own = controllers.filled.clone();
     let controllers = controllers.spawn(parts, function_changes, pool_changes, &leads, &stop);
-    filled(&world).await?;
+    filled(&world, &own).await?;
     ready.store(true, Ordering::Relaxed);
     let server = spawn_stream(&client, &world, &config, &certificates, &stop).await?;
     let me = leader::Identity {
@@ -132,6 +133,8 @@ async fn stream_address(client: &Client, config: &Config) -> Result<String> {
 struct Controllers {
     functions: Controller<AgentFunction>,
     pools: Controller<AgentPool>,
+    /// Cancelled when the two caches are filled.
+    filled: [CancellationToken; 2],
 }
 
 /// What reconciling needs.
@@ -144,9 +147,11 @@ struct Parts {
 
 impl Controllers {
     fn new(client: &Client) -> Self {
+        let filled = [CancellationToken::new(), CancellationToken::new()];
         Self {
-            functions: Controller::new(Api::all(client.clone()), watcher::Config::default()),
-            pools: Controller::new(Api::all(client.clone()), watcher::Config::default()),
+            functions: controller(Api::all(client.clone()), filled[0].clone()),
+            pools: controller(Api::all(client.clone()), filled[1].clone()),
+            filled,
         }
     }
 
@@ -298,6 +303,32 @@ impl Controllers {
     }
 }
 
+/// A controller of one kind, whose cache holds no fields that nobody here reads. `filled` is cancelled when the cache is
+/// filled: the store's own `wait_until_ready` wakes only the last of its waiters, and the controller is one.
+fn controller<K>(api: Api<K>, filled: CancellationToken) -> Controller<K>
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .inspect(move |event| {
+            if matches!(event, Ok(watcher::Event::InitDone)) {
+                filled.cancel();
+            }
+        })
+        .applied_objects();
+    Controller::for_stream(stream, store)
+}
+
 /// A cache of one kind, without the fields that nobody here reads. `changed` hears of an object after it is cached.
 fn cache<K>(
     api: Api<K>,
@@ -340,11 +371,12 @@ where
     store
 }
 
-async fn filled(world: &World) -> Result<()> {
+async fn filled(world: &World, controllers: &[CancellationToken; 2]) -> Result<()> {
     let stores = &world.stores;
     let all = async {
-        stores.functions.wait_until_ready().await?;
-        stores.pools.wait_until_ready().await?;
+        for cache in controllers {
+            cache.cancelled().await;
+        }
         stores.pods.wait_until_ready().await?;
         stores.nodes.wait_until_ready().await?;
         stores.services.wait_until_ready().await?;

@@ -16,8 +16,8 @@ pub(crate) struct Seen {
     pub(crate) invalid: Option<String>,
     /// The pool that the spec names does not exist.
     pub(crate) missing_pool: Option<String>,
-    /// Nodes that could run the pool.
-    pub(crate) nodes: usize,
+    /// Nodes that could run the pool; `None` while the pool is being made.
+    pub(crate) nodes: Option<usize>,
     /// A Service of that name belongs to somebody else.
     pub(crate) service_conflict: bool,
     /// No port was free.
@@ -30,10 +30,7 @@ impl Seen {
     /// Pods that answer calls, whatever generation.
     pub(crate) fn serving(&self) -> Vec<PodInfo> {
         let serving = self.hosts.iter().filter(|(pod, report)| {
-            !pod.address.is_empty()
-                && report
-                    .as_ref()
-                    .is_some_and(|r| r.state() == proto::State::Serving)
+            !pod.address.is_empty() && report.as_ref().is_some_and(|report| report.answers)
         });
         serving.map(|(pod, _)| pod.clone()).collect()
     }
@@ -47,10 +44,14 @@ impl Seen {
         held.min(self.replicas)
     }
 
-    /// Digest that a pod resolved for this generation.
+    /// Digest that a pod serves for this generation.
     pub(crate) fn digest(&self) -> Option<String> {
         self.reports()
-            .filter(|r| r.generation == self.generation && !r.digest.is_empty())
+            .filter(|r| {
+                r.generation == self.generation
+                    && r.state() == proto::State::Serving
+                    && !r.digest.is_empty()
+            })
             .map(|r| r.digest.clone())
             .next()
     }
@@ -135,7 +136,7 @@ impl Seen {
             );
         }
         match (self.hosts.len(), self.nodes) {
-            (0, 0) => {
+            (0, Some(0)) => {
                 let message = "no Ready node carries the label hearth.dev/ready=true and matches the pool's nodeSelector; `kubectl -n hearth-system get pods -o wide` shows the node installer";
                 (Some(false), Reason::NoNode, message.to_owned())
             }
@@ -187,5 +188,148 @@ impl Seen {
             ),
             pods => (Some(true), Reason::Published, format!("{pods} endpoints")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::GroupKey;
+    use hearth_contract::proto::{Failure, FunctionReport, State};
+
+    fn pod(name: &str) -> PodInfo {
+        PodInfo {
+            uid: name.to_owned(),
+            name: name.to_owned(),
+            node: format!("node-of-{name}"),
+            address: "10.0.0.1".to_owned(),
+            group: GroupKey {
+                namespace: "n".to_owned(),
+                pool: "default".to_owned(),
+                function: None,
+            },
+        }
+    }
+
+    fn report(generation: i64, state: State, answers: bool) -> FunctionReport {
+        FunctionReport {
+            generation,
+            state: state.into(),
+            answers,
+            digest: format!("sha256:{generation}"),
+            warm: 2,
+            ..FunctionReport::default()
+        }
+    }
+
+    fn seen(reports: Vec<FunctionReport>) -> Seen {
+        let names = ["a", "b", "c"];
+        Seen {
+            generation: 2,
+            replicas: 2,
+            invalid: None,
+            missing_pool: None,
+            nodes: Some(1),
+            service_conflict: false,
+            without_port: false,
+            hosts: names
+                .into_iter()
+                .zip(reports)
+                .map(|(name, report)| (pod(name), Some(report)))
+                .collect(),
+        }
+    }
+
+    /// Status and reason of a condition.
+    fn says(seen: &Seen, kind: ConditionType) -> (Option<bool>, Reason) {
+        let conditions = seen.conditions();
+        let found = conditions.iter().find(|wanted| wanted.kind == kind);
+        found.map(|wanted| (wanted.holds, wanted.reason)).unwrap()
+    }
+
+    #[test]
+    fn ready_is_the_first_part_that_does_not_hold() {
+        let failed = FunctionReport {
+            failure: Some(Failure {
+                reason: "CoreModule".to_owned(),
+                message: "m".to_owned(),
+            }),
+            ..report(2, State::Failed, false)
+        };
+        let broken = Reason::Node(FailureReason::CoreModule);
+        for (seen, expected) in [
+            (
+                seen(vec![report(2, State::Serving, true)]),
+                (Some(true), Reason::Serving),
+            ),
+            (
+                seen(vec![report(2, State::Compiling, false)]),
+                (Some(false), Reason::Preparing),
+            ),
+            // The old generation answers: endpoints stay, and the object says that it is not there yet.
+            (
+                seen(vec![report(1, State::Serving, true)]),
+                (Some(false), Reason::Preparing),
+            ),
+            (seen(vec![failed.clone()]), (Some(false), broken)),
+            (
+                seen(vec![failed, report(2, State::Serving, true)]),
+                (Some(true), Reason::Serving),
+            ),
+            (seen(Vec::new()), (Some(false), Reason::WaitingForPool)),
+            (
+                Seen {
+                    nodes: Some(0),
+                    ..seen(Vec::new())
+                },
+                (Some(false), Reason::NoNode),
+            ),
+            // The pool is being made: nobody knows of nodes yet.
+            (
+                Seen {
+                    nodes: None,
+                    ..seen(Vec::new())
+                },
+                (Some(false), Reason::WaitingForPool),
+            ),
+            (
+                Seen {
+                    service_conflict: true,
+                    ..seen(vec![report(2, State::Serving, true)])
+                },
+                (Some(false), Reason::ServiceConflict),
+            ),
+        ] {
+            assert_eq!(says(&seen, ConditionType::Ready), expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_the_pods_that_answer_whatever_they_prepare() {
+        let seen = seen(vec![
+            report(2, State::Compiling, true),
+            report(2, State::Failed, true),
+            report(2, State::Compiling, false),
+        ]);
+        let names: Vec<_> = seen.serving().into_iter().map(|pod| pod.name).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_digest_is_known_once_its_bundle_serves() {
+        assert_eq!(seen(vec![report(2, State::Compiling, true)]).digest(), None);
+        assert_eq!(seen(vec![report(1, State::Serving, true)]).digest(), None);
+        let serving = seen(vec![report(2, State::Serving, true)]);
+        assert_eq!(serving.digest().as_deref(), Some("sha256:2"));
+    }
+
+    #[test]
+    fn more_warm_than_wanted_is_not_said() {
+        let seen = seen(vec![report(2, State::Serving, true); 2]);
+        assert_eq!(seen.warm(), 2);
+        assert_eq!(
+            says(&seen, ConditionType::Warm),
+            (Some(true), Reason::AllWarm)
+        );
     }
 }

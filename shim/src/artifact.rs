@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -180,6 +180,9 @@ impl Cache {
             kind: kind_word(compiled.kind())?.to_owned(),
             compile_ms: compiled.compile_ms,
         };
+        // The engine opens its descriptor once more to map it, as an unprivileged user. Whoever holds no descriptor
+        // does not come past the folder.
+        draft.file.set_permissions(fs::Permissions::from_mode(0o444))?;
         let sidecar_draft = stem.with_extension("json-draft");
         fs::write(&sidecar_draft, serde_json::to_vec(&sidecar)?)?;
         File::open(&sidecar_draft)?.sync_all()?;
@@ -339,6 +342,10 @@ mod tests {
         let mut code = String::new();
         found.file.read_to_string(&mut code).unwrap();
         assert_eq!(code, "code");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let path = cache.stem(ENGINE, &digest(1)).unwrap();
+        assert_eq!(mode(&path.with_extension("cwasm")), 0o444);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
         assert!(cache.lookup("other", &digest(1)).unwrap().is_none());
     }
 

@@ -70,9 +70,7 @@ impl TaskError {
             Self::Bundle { reason, .. } => match reason {
                 FailureReason::ImageNotFound => ttrpc::Code::NOT_FOUND,
                 FailureReason::PullFailed | FailureReason::NodeFault => ttrpc::Code::UNAVAILABLE,
-                FailureReason::InsufficientMemory | FailureReason::CompileLimit => {
-                    ttrpc::Code::RESOURCE_EXHAUSTED
-                }
+                FailureReason::CompileLimit => ttrpc::Code::RESOURCE_EXHAUSTED,
                 FailureReason::NotABundle
                 | FailureReason::CoreModule
                 | FailureReason::InvalidBundle

@@ -23,10 +23,10 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let steps = Steps::default();
     let layout = Layout::find()?;
-    let build = Build::new(layout.repository(), false)?;
+    let build = Build::new(layout.repository(), false)?.with_tests();
     checks(&layout, &build, &steps)?;
     if !arguments.no_cluster {
-        let tested = on_cluster(&steps);
+        let tested = on_cluster(&build, &steps);
         if !arguments.keep {
             steps.step("down");
             down::down(&layout, &steps)?;
@@ -57,18 +57,10 @@ fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
     ])?;
     steps.step("guests");
     bundles::build(build)?;
+    bundles::test(build)?;
     steps.step("unit tests");
-    // The tests of `hearth-e2e/tests` need a cluster and come later; its own functions are tested here.
-    build.run(&[
-        "test",
-        "--workspace",
-        "--exclude",
-        "hearth-e2e",
-        "--lib",
-        "--bins",
-        "--tests",
-    ])?;
-    build.run(&["test", "--package", "hearth-e2e", "--lib", "--bins"])?;
+    // The cases of `hearth-e2e/tests` need a cluster and come later.
+    build.run(&["test", "--workspace", "--lib", "--bins", "--tests"])?;
     steps.step("doc tests");
     build.run(&["test", "--workspace", "--doc"])?;
     steps.step("codegen drift");
@@ -101,14 +93,8 @@ fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
     Ok(())
 }
 
-fn on_cluster(steps: &Steps) -> Result<()> {
-    let arguments = up::Arguments {
-        nodes: 1,
-        release: false,
-        no_example: true,
-        bare: false,
-    };
-    up::up(&arguments, steps)?;
+fn on_cluster(build: &Build, steps: &Steps) -> Result<()> {
+    up::up(1, Some(build), steps)?;
     steps.step("e2e");
     // A process of its own: its closing line is the runner's, and its exit code decides.
     let xtask = std::env::current_exe().context("find this program's own path")?;

@@ -14,19 +14,21 @@ const FOLDERS: [&str; 2] = ["crds", "charts/hearth/files/crds"];
 /// Writes them, or checks them.
 pub(crate) fn run(repository: &Path, check: bool) -> Result<()> {
     let build = Build::new(repository, false)?;
-    let arguments = [
-        "run",
-        "--quiet",
-        "--package",
-        "hearth-api",
-        "--example",
+    let example = build.executable(
+        &[
+            "build",
+            "--workspace",
+            "--exclude",
+            "xtask",
+            "--example",
+            "crds",
+        ],
         "crds",
-    ];
-    let output = build
-        .cargo(&arguments)
+    )?;
+    let output = std::process::Command::new(example)
         .stderr(std::process::Stdio::inherit())
         .output()
-        .context("run cargo")?;
+        .context("run hearth-api's example `crds`")?;
     ensure!(
         output.status.success(),
         "hearth-api's example `crds` failed: see above"

@@ -16,6 +16,7 @@ pub(crate) struct Build {
     repository: PathBuf,
     triple: String,
     is_release: bool,
+    with_tests: bool,
 }
 
 impl Build {
@@ -33,7 +34,17 @@ impl Build {
             repository: repository.to_owned(),
             triple,
             is_release,
+            with_tests: false,
         })
+    }
+
+    /// For runs that test too: programs then have the features that tests switch on, and one set of dependencies serves
+    /// both.
+    pub(crate) fn with_tests(self) -> Self {
+        Self {
+            with_tests: true,
+            ..self
+        }
     }
 
     /// The clone.
@@ -92,6 +103,16 @@ impl Build {
         Ok(())
     }
 
+    /// Builds all programs.
+    pub(crate) fn programs(&self) -> Result<()> {
+        // The whole workspace: a part of it has other features, and would compile most of the dependencies once more.
+        let mut arguments = vec!["build", "--workspace", "--exclude", "xtask", "--bins"];
+        if self.with_tests {
+            arguments.push("--tests");
+        }
+        self.run(&arguments)
+    }
+
     /// Builds one executable and returns its path, which for tests is not known before.
     pub(crate) fn executable(&self, arguments: &[&str], name: &str) -> Result<PathBuf> {
         let mut command = self.cargo(arguments);
@@ -108,14 +129,6 @@ impl Build {
             .with_context(|| format!("cargo built no executable {name}"))
     }
 }
-
-/// Packages whose programs go into images.
-const PACKAGES: [&str; 4] = [
-    "hearth-operator",
-    "hearth-installer",
-    "hearth-shim",
-    "hearth-engine",
-];
 
 /// An image of ours and its name.
 pub(crate) struct Named {
@@ -139,11 +152,7 @@ pub(crate) const TAG: &str = "dev";
 
 /// Builds the programs and their images.
 pub(crate) fn build(build: &Build) -> Result<Vec<Named>> {
-    let mut arguments = vec!["build", "--bins"];
-    for package in PACKAGES {
-        arguments.extend(["--package", package]);
-    }
-    build.run(&arguments)?;
+    build.programs()?;
     let operator = Image::new()
         .program("/hearth-operator", &build.program("hearth-operator"))?
         .directory("/tmp")
@@ -159,11 +168,12 @@ pub(crate) fn build(build: &Build) -> Result<Vec<Named>> {
         )?;
     }
     // Nothing of it runs: it only names what a pool pod is.
-    let pool = Image::new().file(
-        "/hearth-pool",
-        0o644,
-        "A pod with this image and the runtime class \"hearth\" hosts instances of AgentFunctions.\n",
-    );
+    let pool = Image::new()
+        .file(
+            "/hearth-pool",
+            0o644,
+            "A pod with this image and the runtime class \"hearth\" hosts instances of AgentFunctions.\n",
+        );
     [
         ("operator", operator),
         ("installer", installer),
@@ -189,6 +199,7 @@ mod tests {
             repository: "/src/hearth".into(),
             triple: "x86_64-unknown-linux-gnu".to_owned(),
             is_release: true,
+            with_tests: false,
         };
         let words = build.arguments(&["test", "--workspace"]).join(" ");
         assert!(words.starts_with("test --config target.x86_64-unknown-linux-gnu.rustflags="));

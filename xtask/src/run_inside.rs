@@ -79,18 +79,21 @@ impl E2e {
     /// Builds the tests outside and runs them inside, on the cluster that is up.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let cluster = Cluster::open()?;
-        let build = Build::new(cluster.layout().repository(), false)?;
-        let arguments = [
-            "test",
-            "--package",
-            "hearth-e2e",
-            "--test",
-            "it",
-            "--no-run",
-        ];
-        // Programs that tests put into images, such as the peer of a comparison.
-        build.run(&["build", "--package", "hearth-e2e", "--bins"])?;
-        let program = build.executable(&arguments, "it")?;
+        let build = Build::new(cluster.layout().repository(), false)?.with_tests();
+        // Programs that tests start or put into images.
+        build.programs()?;
+        let program = build.executable(
+            &[
+                "test",
+                "--workspace",
+                "--exclude",
+                "xtask",
+                "--test",
+                "cluster",
+                "--no-run",
+            ],
+            "cluster",
+        )?;
         let mut command = cluster.command(1, program);
         environment(&mut command, &build);
         execute(
@@ -114,7 +117,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let cluster = Cluster::open()?;
         let build = Build::new(cluster.layout().repository(), true)?;
-        build.run(&["build", "--package", "hearth-e2e", "--bins"])?;
+        build.programs()?;
         let mut command = cluster.command(1, build.program("hearth-bench"));
         environment(&mut command, &build);
         execute(

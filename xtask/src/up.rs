@@ -16,16 +16,16 @@ use crate::{bundles, codegen};
 pub(crate) struct Arguments {
     /// Number of nodes, each a network namespace on one bridge
     #[arg(long, default_value_t = 1)]
-    pub(crate) nodes: u32,
+    nodes: u32,
     /// Build our programs with optimisation, as benches need them
     #[arg(long)]
-    pub(crate) release: bool,
+    release: bool,
     /// Stop after the chart is installed
     #[arg(long)]
-    pub(crate) no_example: bool,
+    no_example: bool,
     /// Only Kubernetes: neither images nor chart
     #[arg(long)]
-    pub(crate) bare: bool,
+    bare: bool,
 }
 
 /// The namespace of our own pods.
@@ -34,23 +34,29 @@ const NAMESPACE: &str = "hearth-system";
 /// Runs it.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let steps = Steps::default();
-    let cluster = up(arguments, &steps)?;
+    let build = match arguments.bare {
+        true => None,
+        false => Some(Build::new(Layout::find()?.repository(), arguments.release)?),
+    };
+    let cluster = up(arguments.nodes, build.as_ref(), &steps)?;
     if arguments.bare || arguments.no_example {
-        print_next_steps(&steps, None);
+        print_next_steps(&steps, &[]);
         return Ok(());
     }
-    let called = call_example(&cluster, &steps)?;
-    print_next_steps(&steps, Some(&called));
+    let called = EXAMPLES
+        .iter()
+        .map(|example| call_example(&cluster, example, &steps))
+        .collect::<Result<Vec<_>>>()?;
+    print_next_steps(&steps, &called);
     Ok(())
 }
 
-/// Everything before the example.
-pub(crate) fn up(arguments: &Arguments, steps: &Steps) -> Result<Cluster> {
+/// Everything before the examples: a cluster, and in it what is built, if anything is.
+pub(crate) fn up(nodes: u32, build: Option<&Build>, steps: &Steps) -> Result<Cluster> {
     let layout = Layout::find()?;
-    let cluster = start(&layout, arguments.nodes, steps)?;
-    if !arguments.bare {
-        let build = Build::new(layout.repository(), arguments.release)?;
-        install(&cluster, &build, steps)?;
+    let cluster = start(&layout, nodes, steps)?;
+    if let Some(build) = build {
+        install(&cluster, build, steps)?;
     }
     Ok(cluster)
 }
@@ -76,7 +82,7 @@ fn install(cluster: &Cluster, build: &Build, steps: &Steps) -> Result<()> {
     for named in &images {
         cluster.push_image(&named.name(), &named.image)?;
     }
-    bundles::push(cluster)?;
+    bundles::push(cluster, build)?;
     install_chart(cluster, &images, steps)
 }
 
@@ -183,83 +189,115 @@ fn chart_fingerprint(
     Ok(digest(text.as_bytes()))
 }
 
-/// What calling the example showed.
+/// An agent that is applied and called.
+struct Example {
+    name: &'static str,
+    /// Files of its folder in `examples/`.
+    manifests: &'static [&'static str],
+    path: &'static str,
+    /// JSON that is posted; none: a GET.
+    body: Option<&'static str>,
+}
+
+const EXAMPLES: [Example; 2] = [
+    Example {
+        name: "hello-c",
+        manifests: &["agentfunction.yaml"],
+        path: "/",
+        body: None,
+    },
+    Example {
+        name: "support-agent",
+        manifests: &["server.yaml", "agentfunction.yaml"],
+        path: "/ask",
+        body: Some(r#"{"customer":"c-17","question":"Where is my order 4711?"}"#),
+    },
+];
+
+/// What calling an example showed.
 struct Called {
-    address: String,
+    /// A command to copy.
+    command: String,
+    name: &'static str,
     answer: String,
     ready: Duration,
     call: Duration,
 }
 
-fn call_example(cluster: &Cluster, steps: &Steps) -> Result<Called> {
-    let manifest = cluster
-        .layout()
-        .repository()
-        .join("examples/hello-c/agentfunction.yaml");
-    steps.step("apply examples/hello-c and wait until it is Ready");
+fn call_example(cluster: &Cluster, example: &Example, steps: &Steps) -> Result<Called> {
+    let name = example.name;
+    steps.step(format!("apply examples/{name} and wait until it is Ready"));
     let start = Instant::now();
-    cluster.kubectl(&["apply", "--filename", &manifest.to_string_lossy()])?;
-    let wait = [
-        "wait",
-        "agentfunction/hello-c",
-        "--for=condition=Ready",
-        "--timeout=90s",
-    ];
+    let folder = cluster.layout().repository().join("examples").join(name);
+    for manifest in example.manifests {
+        let manifest = folder.join(manifest);
+        cluster.kubectl(&["apply", "--filename", &manifest.to_string_lossy()])?;
+    }
+    let object = format!("agentfunction/{name}");
+    let wait = ["wait", &object, "--for=condition=Ready", "--timeout=90s"];
     if let Err(error) = cluster.kubectl(&wait) {
-        let state = cluster
-            .kubectl(&["describe", "agentfunction/hello-c"])
-            .unwrap_or_default();
+        let state = cluster.kubectl(&["describe", &object]).unwrap_or_default();
         return Err(error).context(format!("the example did not become Ready:\n{state}"));
     }
     let ready = start.elapsed();
     let jsonpath = "jsonpath={.spec.clusterIP}:{.spec.ports[0].port}";
-    let address = cluster.kubectl(&["get", "service/hello-c", "--output", jsonpath])?;
-    steps.step("call it");
+    let service = format!("service/{name}");
+    let address = cluster.kubectl(&["get", &service, "--output", jsonpath])?;
+    let url = format!("http://{address}{}", example.path);
+    steps.step(format!("call {url}"));
     let (answer, call) = wait_for(
         "the example's answer",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         Duration::from_millis(100),
-        || {
-            let start = Instant::now();
-            let arguments = ["--silent", "--show-error", "--fail", "--max-time", "5"];
-            let mut curl = cluster.command(1, "curl");
-            let output = curl
-                .args(arguments)
-                .arg(format!("http://{address}/"))
-                .output()?;
-            Ok(match output.status.success() {
-                true => Look::Done((
-                    String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-                    start.elapsed(),
-                )),
-                false => Look::NotYet(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-            })
-        },
+        || call(cluster, &url, example.body),
     )?;
+    let data = example.body.map(|body| format!(" --data '{body}'"));
     Ok(Called {
-        address,
+        command: format!("cargo xtask curl {url}{}", data.unwrap_or_default()),
+        name,
         answer,
         ready,
         call,
     })
 }
 
-fn print_next_steps(steps: &Steps, called: Option<&Called>) {
+/// One call; what it calls may still be starting.
+fn call(cluster: &Cluster, url: &str, body: Option<&str>) -> Result<Look<(String, Duration)>> {
+    let start = Instant::now();
+    let mut curl = cluster.command(1, "curl");
+    curl.args(["--silent", "--show-error", "--fail-with-body"]);
+    curl.args(["--max-time", "20"]);
+    if let Some(body) = body {
+        curl.args(["--data", body]);
+    }
+    let output = curl.arg(url).output().context("run curl")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let (said, problem) = (text(&output.stdout), text(&output.stderr));
+    Ok(match output.status.success() {
+        true => Look::Done((said, start.elapsed())),
+        false => Look::NotYet(format!("{problem} {said}")),
+    })
+}
+
+fn print_next_steps(steps: &Steps, called: &[Called]) {
     let seconds = steps.elapsed().as_secs_f64();
     println!("\nThe cluster is up after {seconds:.0} s.");
-    if let Some(called) = called {
+    for called in called {
         println!(
-            "The agent answered {:?} (Ready {:.1} s after kubectl apply, curl took {:.0} ms).",
-            called.answer,
+            "\nThe agent {} answered (Ready {:.1} s after kubectl apply, curl took {:.0} ms):\n  {}",
+            called.name,
             called.ready.as_secs_f64(),
-            called.call.as_secs_f64() * 1e3
+            called.call.as_secs_f64() * 1e3,
+            called.answer,
         );
     }
     println!("\nTry next:");
     println!("  cargo xtask kubectl get pods --all-namespaces");
-    if let Some(called) = called {
-        println!("  cargo xtask curl http://{}/", called.address);
+    if !called.is_empty() {
         println!("  cargo xtask kubectl get agentfunctions");
+        for called in called {
+            println!("  {}", called.command);
+        }
         println!("  cargo xtask kubectl scale agentfunction/hello-c --replicas=8");
     }
     println!("  cargo xtask logs kubelet");

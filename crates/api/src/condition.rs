@@ -36,8 +36,6 @@ impl ConditionType {
 pub enum Reason {
     /// Calls are answered.
     Serving,
-    /// Every wanted pool pod is there and connected. (AgentPool)
-    Connected,
     /// A pool pod hosts the function.
     Hosted,
     /// The bundle is on a node, compiled.
@@ -50,8 +48,6 @@ pub enum Reason {
     NoNode,
     /// Pool pods start, or connect.
     WaitingForPool,
-    /// No pod answers calls yet, so the Service has no endpoints.
-    NoEndpoints,
     /// A node pulls or compiles.
     Preparing,
     /// Instances are being made.
@@ -73,14 +69,12 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "Serving",
-            Self::Connected => "Connected",
             Self::Hosted => "Hosted",
             Self::Resolved => "Resolved",
             Self::AllWarm => "AllWarm",
             Self::Published => "Published",
             Self::NoNode => "NoNode",
             Self::WaitingForPool => "WaitingForPool",
-            Self::NoEndpoints => "NoEndpoints",
             Self::Preparing => "Preparing",
             Self::Warming => "Warming",
             Self::ServiceConflict => "ServiceConflict",

@@ -104,8 +104,6 @@ words! {
         NodeFault = "NodeFault",
         /// The guest's start-up code failed, so no instance can be kept warm. Tried again.
         StartFailed = "StartFailed",
-        /// The pool pod has no memory left for it.
-        InsufficientMemory = "InsufficientMemory",
     }
 }
 
@@ -118,7 +116,6 @@ impl FailureReason {
                 | Self::PullFailed
                 | Self::NodeFault
                 | Self::StartFailed
-                | Self::InsufficientMemory
                 | Self::CompileLimit
         )
     }

@@ -38,11 +38,15 @@ fn main() -> Result<()> {
 fn javascript(folder: &Path, name: &str) -> Result<Vec<u8>> {
     let built = folder.join("dist").join(format!("{name}.wasm"));
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
-    let sources =
-        std::fs::read_dir(folder.join("src"))?.map(|entry| entry.map(|entry| entry.path()));
-    let mut newest = modified(&folder.join("package-lock.json"))?;
-    for source in sources {
-        newest = newest.max(modified(&source?)?);
+    let mut newest = std::time::SystemTime::UNIX_EPOCH;
+    for input in [
+        "package-lock.json",
+        "package.json",
+        "build.js",
+        "src",
+        "wit",
+    ] {
+        newest = newest.max(newest_below(&folder.join(input))?);
     }
     if !modified(&built).is_ok_and(|built| built > newest) {
         for arguments in [&["ci", "--no-audit", "--no-fund"][..], &["run", "build"]] {
@@ -58,6 +62,20 @@ fn javascript(folder: &Path, name: &str) -> Result<Vec<u8>> {
     }
     std::fs::read(&built)
         .with_context(|| format!("npm run build in examples/{name} made no dist/{name}.wasm"))
+}
+
+/// When a file, or the last one in a folder, was changed.
+fn newest_below(path: &Path) -> Result<std::time::SystemTime> {
+    let mut newest = path
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .with_context(|| format!("look at {}", path.display()))?;
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            newest = newest.max(newest_below(&entry?.path())?);
+        }
+    }
+    Ok(newest)
 }
 
 fn write(out: &Path, name: &str, bytes: &[u8]) -> Result<()> {

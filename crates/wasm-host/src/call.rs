@@ -38,6 +38,8 @@ struct Call {
     start: OnceLock<StartKind>,
     end: OnceLock<(Outcome, Instant)>,
     too_large: AtomicBool,
+    /// The guest was refused memory and ended by itself.
+    out_of_memory: AtomicBool,
 }
 
 impl Call {
@@ -111,6 +113,7 @@ where
         start: OnceLock::new(),
         end: OnceLock::new(),
         too_large: AtomicBool::new(false),
+        out_of_memory: AtomicBool::new(false),
     });
     Ok(match answer(&function, &call, request).await {
         Ok(response) => response,
@@ -183,7 +186,11 @@ where
                 Some(task) => task.await.err().map(|error| error.to_string()),
                 None => None,
             };
-            let outcome = call.outcome().unwrap_or(Outcome::Trapped);
+            let silent = match call.out_of_memory.load(Ordering::Relaxed) {
+                true => Outcome::OutOfMemory,
+                false => Outcome::Trapped,
+            };
+            let outcome = call.outcome().unwrap_or(silent);
             Err((
                 outcome,
                 problem.unwrap_or_else(|| sentence(outcome, limits.deadline)),
@@ -217,7 +224,10 @@ async fn run(
     let ended = tokio::time::timeout_at(deadline, guest(&mut instance, request, sender)).await;
     match ended {
         // Whether it answered is seen by who waits for the answer.
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => {
+            let refused = instance.store.data().limiter.refused;
+            call.out_of_memory.store(refused, Ordering::Relaxed);
+        }
         Ok(Err(error)) => {
             let outcome = if instance.store.data().limiter.refused {
                 Outcome::OutOfMemory
@@ -332,6 +342,13 @@ impl GuestBody {
         self.call.end(Outcome::Answered);
         self.guest.let_go();
     }
+
+    fn broke_off(&self) -> Error {
+        let outcome = self.call.outcome().unwrap_or(Outcome::Trapped);
+        let problem = "the answer broke off after its head";
+        self.call.note(outcome, problem);
+        Error::InternalError(Some(format!("{outcome}: {problem}")))
+    }
 }
 
 impl Drop for GuestBody {
@@ -355,6 +372,10 @@ impl Body for GuestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &frame {
+            // A body whose guest is gone ends like one that is complete; the caller must see the difference.
+            None if self.call.outcome().is_some_and(|o| o != Outcome::Answered) => {
+                return Poll::Ready(Some(Err(self.broke_off())));
+            }
             None => self.complete(),
             // The last byte of a known length: hyper does not ask again.
             Some(Ok(_)) if self.inner.size_hint().exact() == Some(0) => self.complete(),

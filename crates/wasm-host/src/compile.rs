@@ -28,9 +28,9 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, BundleError> {
     check_preamble(bytes)?;
     let invalid = |error: wasmtime::Error| {
         let text = format!("{error:#}");
-        let cut = text.contains("unexpected end") || text.contains("unexpected EOF");
-        BundleError::Invalid(if cut {
-            format!("it is cut short: {text}")
+        let cut = ["unexpected end", "unexpected EOF", "out of bounds"];
+        BundleError::Invalid(if cut.iter().any(|words| text.contains(words)) {
+            format!("it is cut short or damaged; build or push it again: {text}")
         } else {
             text
         })

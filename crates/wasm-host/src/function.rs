@@ -222,11 +222,7 @@ impl HostedFunction {
 
     /// Hands out an instance: a warm one, or one made now.
     pub(crate) async fn activate(&self) -> Result<(Instance, StartKind), StartError> {
-        let first = self
-            .first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let first = self.take_first();
         let warm = {
             let mut pool = self.pool();
             if pool.counts.take() {
@@ -242,6 +238,13 @@ impl HostedFunction {
         }
         let instance = self.make().await?;
         Ok((instance, first.unwrap_or(StartKind::Instantiate)))
+    }
+
+    fn take_first(&self) -> Option<StartKind> {
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     async fn make(&self) -> Result<Instance, StartError> {
@@ -299,6 +302,8 @@ impl HostedFunction {
             if pool.counts.made() {
                 pool.warm.push(instance);
                 self.gauges.warm.inc();
+                // A call that comes now waits for nothing.
+                self.take_first();
                 None
             } else {
                 Some(instance)
@@ -357,7 +362,8 @@ impl HostedFunction {
             in_use: self.in_use.load(Ordering::Relaxed),
             queued: self.queued.load(Ordering::Relaxed),
             calls: self.tally.report(),
-            placement: None,
+            // Placement and what callers meet are the shim's to say: it holds the socket.
+            ..proto::FunctionReport::default()
         }
     }
 

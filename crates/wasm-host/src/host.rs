@@ -121,13 +121,14 @@ impl Host {
             names: settings.names.clone(),
             tls: Arc::new(tls(&settings.roots_pem)?),
         };
+        let budget = Arc::new(MemoryBudget::new(settings.memory_bytes));
         let shared = Shared {
             engine,
-            metrics: Metrics::new(),
+            metrics: Metrics::new(budget.clone()),
             changed: Notify::new(),
             refills: Semaphore::new(REFILLS),
             outside,
-            budget: Arc::new(MemoryBudget::new(settings.memory_bytes)),
+            budget,
             linker,
         };
         Ok(Self {
@@ -144,10 +145,6 @@ impl Host {
 
     /// The process's metrics.
     pub fn metrics(&self) -> Metrics {
-        self.shared
-            .metrics
-            .memory
-            .set(i64::try_from(self.shared.budget.held()).unwrap_or(i64::MAX));
         self.shared.metrics.clone()
     }
 

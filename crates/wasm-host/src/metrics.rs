@@ -1,29 +1,34 @@
 //! Every metric of the data plane, named once. Labels are closed lists, besides namespace and function.
 
+use std::sync::Arc;
+
 use hearth_contract::{Outcome, StartKind};
 use prometheus::{
     HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
     histogram_opts,
 };
 
+use crate::limits::MemoryBudget;
+
 /// The data plane's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    budget: Arc<MemoryBudget>,
     pub(crate) calls: IntCounterVec,
     pub(crate) duration: HistogramVec,
     pub(crate) instances: IntGaugeVec,
     pub(crate) queued: IntGaugeVec,
     pub(crate) refill_failures: IntCounterVec,
-    pub(crate) memory: IntGauge,
+    memory: IntGauge,
 }
 
 impl Metrics {
-    /// Registers them in a registry of their own.
+    /// Registers them in a registry of their own. `budget` is read at each scrape.
     ///
     /// # Panics
     /// Never: the names are constants and differ.
-    pub fn new() -> Self {
+    pub(crate) fn new(budget: Arc<MemoryBudget>) -> Self {
         let registry = Registry::new();
         let function = ["namespace", "function"];
         let calls = IntCounterVec::new(
@@ -68,6 +73,7 @@ impl Metrics {
         );
         let metrics = Self {
             registry,
+            budget,
             calls: calls.expect("valid name"),
             duration: duration.expect("valid name"),
             instances: instances.expect("valid name"),
@@ -95,6 +101,8 @@ impl Metrics {
 
     /// The text that `/metrics` answers.
     pub fn text(&self) -> String {
+        self.memory
+            .set(i64::try_from(self.budget.held()).unwrap_or(i64::MAX));
         prometheus::TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .unwrap_or_else(|error| format!("# {error}\n"))
@@ -121,11 +129,5 @@ impl Metrics {
         self.calls
             .with_label_values(&[namespace, function, outcome.as_str(), start.as_str()])
             .inc();
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -288,14 +288,23 @@ pub(crate) async fn egress_is_denied_unless_listed(cx: &Cx) -> Result<()> {
 }
 
 pub(crate) async fn the_support_agent_runs_its_whole_loop(cx: &Cx) -> Result<()> {
-    cx.kubectl(&["apply", "-f", "examples/support-agent/server.yaml"])?;
+    let example = cx
+        .cluster
+        .layout()
+        .repository()
+        .join("examples/support-agent");
+    let apply = |manifest: &str| {
+        let path = example.join(manifest);
+        cx.kubectl(&["apply", "-f", &path.to_string_lossy()])
+    };
+    apply("server.yaml")?;
     cx.kubectl(&[
         "rollout",
         "status",
         "deployment/support-tools",
         "--timeout=60s",
     ])?;
-    cx.kubectl(&["apply", "-f", "examples/support-agent/agentfunction.yaml"])?;
+    apply("agentfunction.yaml")?;
     cx.condition("support-agent", "Ready", "True").await?;
     let address = cx.service_address("support-agent").await?;
     let question = r#"{"customer":"c-17","question":"Where is my order 4711?"}"#;

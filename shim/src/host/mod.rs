@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_contract::FailureReason;
 use hearth_contract::proto::{self, BundleKind, FunctionReport, State, from_engine, to_engine};
+use hearth_contract::{FailureReason, StartKind};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -441,6 +441,11 @@ impl Actor {
         let (Some(wanted), Some(prepared)) = (slot.wanted.clone(), slot.prepared.clone()) else {
             return;
         };
+        // Nobody waited for a bundle that came while calls were answered.
+        let start = match slot.answers {
+            true => StartKind::Instantiate,
+            false => prepared.start,
+        };
         let mut descriptors = vec![prepared.artifact.clone()];
         if prepared.kind == BundleKind::Http {
             if !self.listen(uid).await {
@@ -455,7 +460,7 @@ impl Actor {
             digest: prepared.digest.clone(),
             kind: prepared.kind.into(),
             prefix_logs: self.prefix_logs,
-            start: prepared.start.as_str().to_owned(),
+            start: start.as_str().to_owned(),
         });
         self.tell(message, descriptors).await;
         if let Some(slot) = self.slots.get_mut(uid) {

@@ -104,7 +104,7 @@ pub fn next(at: &Situation<'_>) -> Step {
 }
 
 /// Whether the engine must be given the function anew. The generation alone changes nothing there.
-fn differs(placed: &Placed, wanted: &Wanted, digest: &str) -> bool {
+pub(super) fn differs(placed: &Placed, wanted: &Wanted, digest: &str) -> bool {
     let (old, new) = (&placed.function, &wanted.function);
     placed.digest != digest
         || placed.port != wanted.port

@@ -9,9 +9,9 @@ use hearth_contract::{Outcome, StartKind};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::plan::{Placed, Situation, Wanted};
+use super::plan::{self, Placed, Situation, Wanted};
 use crate::bundle::Failure;
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, Source};
 
 /// Shortest and longest pause before what failed is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(300));
@@ -36,6 +36,9 @@ pub(super) struct Slot {
     pub(super) placed: Option<Placed>,
     /// Kept from before the bundle is there until the function goes, over every engine.
     pub(super) listener: Option<(u16, Arc<OwnedFd>)>,
+    /// Callers of the socket are answered, now or after they waited in the accept queue. Survives the engine and a
+    /// change of the function.
+    pub(super) answers: bool,
     /// The engine's last word.
     pub(super) said: Option<FunctionReport>,
     /// Calls that were in engines that ended.
@@ -55,7 +58,10 @@ impl Slot {
     /// the target is tried at once.
     pub(super) fn want(&mut self, wanted: Option<Wanted>) {
         let (old, new) = (self.wanted.as_ref(), wanted.as_ref());
-        let same_source = old.map(|old| &old.source) == new.map(|new| &new.source);
+        let same_source = match (old, new) {
+            (Some(old), Some(new)) => self.is_same_source(&old.source, &new.source),
+            (old, new) => old.is_none() && new.is_none(),
+        };
         let same_generation =
             old.map(|old| old.function.generation) == new.map(|new| new.function.generation);
         if !same_source {
@@ -71,8 +77,19 @@ impl Slot {
         let port = wanted.as_ref().map(|wanted| wanted.port);
         if self.listener.as_ref().map(|(port, _)| *port) != port {
             self.listener = None;
+            self.answers = false;
         }
         self.wanted = wanted;
+    }
+
+    /// Whether both name one bundle. The digest that the operator pins is the one that was found here.
+    fn is_same_source(&self, old: &Source, new: &Source) -> bool {
+        let found = self.prepared.as_ref().map(|prepared| &prepared.digest);
+        old == new
+            || (old.image == new.image
+                && old.pull == new.pull
+                && new.digest.is_some()
+                && new.digest.as_ref() == found)
     }
 
     /// Notes a failure and plans the next try.
@@ -118,10 +135,12 @@ impl Slot {
                 let reason = hearth_contract::FailureReason::from_word(&wire.reason)
                     .unwrap_or(hearth_contract::FailureReason::NodeFault);
                 self.fail(Failure::new(reason, wire.message));
+                self.answers = false;
             }
             State::Serving => {
                 self.failed = None;
                 self.failures = 0;
+                self.answers = true;
             }
             _ => {}
         }
@@ -172,11 +191,9 @@ impl Slot {
         if let Some(prepared) = &self.prepared {
             report.placement = Some(prepared.placement.clone());
         }
-        if report.digest.is_empty() {
-            if let Some(prepared) = &self.prepared {
-                report.digest.clone_from(&prepared.digest);
-            }
-        }
+        let prepared = self.prepared.as_ref();
+        report.digest = prepared.map_or_else(String::new, |prepared| prepared.digest.clone());
+        report.answers = self.answers;
         if self.lost > 0 {
             report.calls.push(proto::CallCount {
                 outcome: Outcome::EngineLost.as_str().to_owned(),
@@ -201,10 +218,22 @@ impl Slot {
                 );
             }
             None if self.job.is_some() => report.set_state(self.job_state),
-            None if self.said.is_none() => report.set_state(State::Compiling),
+            None if self.said.is_none() || !self.holds_what_is_wanted() => {
+                report.set_state(State::Compiling);
+            }
             None => {}
         }
         report
+    }
+
+    /// Whether what the engine last spoke of is what is wanted, and not what went before.
+    fn holds_what_is_wanted(&self) -> bool {
+        match (&self.placed, &self.wanted, &self.prepared) {
+            (Some(placed), Some(wanted), Some(prepared)) => {
+                !placed.leaving && !plan::differs(placed, wanted, &prepared.digest)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -227,6 +256,102 @@ mod tests {
         slot.fail(Failure::new(FailureReason::NotABundle, "x"));
         assert_eq!(slot.failed.as_ref().unwrap().retry_at, None);
         assert!(!slot.retry(Instant::now() + Duration::from_secs(1 << 20)));
+    }
+
+    fn wanted(image: &str, digest: Option<&str>, generation: i64) -> Wanted {
+        Wanted {
+            function: hearth_contract::Function {
+                key: hearth_contract::FunctionKey {
+                    uid: "u".to_owned(),
+                    namespace: "n".to_owned(),
+                    name: "f".to_owned(),
+                },
+                generation,
+                limits: hearth_contract::Limits::default(),
+                capabilities: hearth_contract::function::Capabilities::default(),
+                target: 1,
+            },
+            source: Source {
+                image: image.to_owned(),
+                digest: digest.map(str::to_owned),
+                pull: true,
+            },
+            port: 20_000,
+        }
+    }
+
+    /// A function that serves the bundle `sha256:1` of the image `one`.
+    fn serving() -> Slot {
+        let null = || Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let mut slot = Slot::default();
+        slot.want(Some(wanted("one", None, 1)));
+        slot.listener = Some((20_000, null()));
+        slot.prepared = Some(Arc::new(Prepared {
+            fingerprint: "e".to_owned(),
+            digest: "sha256:1".to_owned(),
+            kind: proto::BundleKind::Http,
+            artifact: null(),
+            placement: proto::Placement::default(),
+            start: StartKind::Compile,
+        }));
+        slot.placed = Some(Placed {
+            function: wanted("one", None, 1).function,
+            digest: "sha256:1".to_owned(),
+            port: 20_000,
+            leaving: false,
+            stale: false,
+        });
+        slot.heard(FunctionReport {
+            state: State::Serving.into(),
+            warm: 1,
+            ..FunctionReport::default()
+        });
+        slot
+    }
+
+    fn said(slot: &Slot) -> (State, bool, i64, String) {
+        let report = slot.report(true);
+        (
+            report.state(),
+            report.answers,
+            report.generation,
+            report.digest,
+        )
+    }
+
+    #[test]
+    fn a_new_bundle_is_no_word_about_the_old_one_which_answers_meanwhile() {
+        let mut slot = serving();
+        assert_eq!(
+            said(&slot),
+            (State::Serving, true, 1, "sha256:1".to_owned())
+        );
+        slot.want(Some(wanted("two", None, 2)));
+        assert_eq!(said(&slot), (State::Compiling, true, 2, String::new()));
+        slot.fail(Failure::new(FailureReason::ImageNotFound, "x"));
+        assert_eq!(said(&slot), (State::Failed, true, 2, String::new()));
+    }
+
+    #[test]
+    fn the_digest_that_was_found_here_is_no_new_bundle() {
+        let mut slot = serving();
+        slot.want(Some(wanted("one", Some("sha256:1"), 1)));
+        assert!(slot.prepared.is_some());
+        slot.want(Some(wanted("one", Some("sha256:2"), 1)));
+        assert!(slot.prepared.is_none());
+    }
+
+    #[test]
+    fn callers_wait_for_a_new_engine_and_not_for_a_broken_guest() {
+        let mut slot = serving();
+        slot.engine_lost();
+        assert!(slot.report(false).answers);
+        let mut slot = serving();
+        slot.heard(FunctionReport {
+            state: State::Failed.into(),
+            ..FunctionReport::default()
+        });
+        assert!(!slot.report(true).answers);
     }
 
     #[test]

@@ -73,7 +73,8 @@ pub struct AgentFunctionSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Bundle {
     /// Reference of an OCI image that holds one .wasm file, or of a wasm OCI artifact. A tag is resolved to a digest once,
-    /// when this field changes; all pods then run that digest.
+    /// when this field changes; all pods then run that digest. As with a pod's image, a node that has the tag already takes
+    /// what it has, and the registry is asked otherwise; for the tag `latest` it is always asked.
     #[schemars(
         length(min = 1, max = 512),
         regex(

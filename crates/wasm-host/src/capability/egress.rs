@@ -63,7 +63,7 @@ impl WasiHttpHooks for Egress {
             }
             Ok(target) => {
                 self.log.note(&format!(
-                    "call to {}:{} denied: no rule of spec.egress.allow names it",
+                    "call to {}:{} denied: no egress rule names it (spec.egress.allow; a pod's annotation hearth.dev/egress)",
                     target.host, target.port
                 ));
                 Some(Error::HttpRequestDenied)
