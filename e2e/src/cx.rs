@@ -164,6 +164,19 @@ impl Cx {
         ))
     }
 
+    /// [`Cx::service_address`], once kube-proxy routes it: a Service's endpoints take up to a second to reach a node.
+    pub async fn route(&self, name: &str) -> Result<String> {
+        let address = self.service_address(name).await?;
+        until(&format!("a route to {name}"), SETTLE, || async {
+            Ok(match tokio::net::TcpStream::connect(&address).await {
+                Ok(_) => Seen::Yes(()),
+                Err(error) => Seen::NotYet(error.to_string()),
+            })
+        })
+        .await?;
+        Ok(address)
+    }
+
     /// The pool pods of this namespace.
     pub async fn pool_pods(&self) -> Result<Vec<Pod>> {
         Ok(self

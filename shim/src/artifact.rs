@@ -182,7 +182,9 @@ impl Cache {
         };
         // The engine opens its descriptor once more to map it, as an unprivileged user. Whoever holds no descriptor
         // does not come past the folder.
-        draft.file.set_permissions(fs::Permissions::from_mode(0o444))?;
+        draft
+            .file
+            .set_permissions(fs::Permissions::from_mode(0o444))?;
         let sidecar_draft = stem.with_extension("json-draft");
         fs::write(&sidecar_draft, serde_json::to_vec(&sidecar)?)?;
         File::open(&sidecar_draft)?.sync_all()?;

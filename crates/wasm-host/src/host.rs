@@ -1,6 +1,7 @@
 //! All functions of one process: place, change, remove, drain, report.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -92,6 +93,8 @@ pub enum PlaceError {
 struct Entry {
     current: Current,
     tally: Arc<Tally>,
+    /// Where the server listens.
+    address: SocketAddr,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -164,7 +167,8 @@ impl Host {
         }
     }
 
-    /// Places a function, or a new generation of one: new calls go to it, calls that run end where they are.
+    /// Places a function, or a new generation of one: new calls go to it, calls that run end where they are, and
+    /// connections stay open when the socket is the same.
     ///
     /// # Errors
     /// Says why not; what was placed before stays.
@@ -177,6 +181,7 @@ impl Host {
         let Linked::Http(pre) = linked else {
             return Err(PlaceError::Command);
         };
+        let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(placed.listener)?;
         let grants = self.grants(
@@ -201,33 +206,39 @@ impl Host {
             placed.first,
             tally.clone(),
         );
-        let current = match before {
-            Some(entry) => {
-                let old = std::mem::replace(
-                    &mut *entry
-                        .current
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner),
-                    function.clone(),
-                );
-                old.retire();
-                // Its connections go on, to the new generation.
-                entry.stop.cancel();
-                entry.current
+        if let Some(entry) = &before {
+            let old = std::mem::replace(
+                &mut *entry
+                    .current
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner),
+                function.clone(),
+            );
+            old.retire();
+        }
+        let entry = match before {
+            // The same socket under another descriptor: who listens goes on, and no caller loses a connection.
+            Some(entry) if entry.address == address => entry,
+            before => {
+                let current = match before {
+                    Some(entry) => {
+                        entry.stop.cancel();
+                        entry.current
+                    }
+                    None => Arc::new(RwLock::new(function.clone())),
+                };
+                let stop = CancellationToken::new();
+                let server = serve::function(listener, current.clone(), stop.clone());
+                Entry {
+                    current,
+                    tally,
+                    address,
+                    stop,
+                    server: tokio::spawn(server),
+                }
             }
-            None => Arc::new(RwLock::new(function.clone())),
         };
-        let stop = CancellationToken::new();
-        let server = tokio::spawn(serve::function(listener, current.clone(), stop.clone()));
-        entries.insert(
-            uid,
-            Entry {
-                current,
-                tally,
-                stop,
-                server,
-            },
-        );
+        entries.insert(uid, entry);
         self.shared.changed.notify_one();
         Ok(function)
     }

@@ -90,7 +90,7 @@ async fn fails(cx: &Cx, image: &str, reason: &str, words: &[&str]) -> Result<Age
         &cx.event("bad", reason).await?,
         words.first().copied().unwrap_or_default(),
     )?;
-    let answer = call::get(&cx.service_address("neighbour").await?, "/").await?;
+    let answer = call::get(&cx.route("neighbour").await?, "/").await?;
     ensure!(answer.status == 200, "the neighbour: {answer:?}");
     Ok(function)
 }

@@ -18,7 +18,7 @@ async fn mischief(cx: &Cx) -> Result<String> {
     );
     cx.ready_function("mischief", &support::mischief(cx)?, &spec)
         .await?;
-    cx.service_address("mischief").await
+    cx.route("mischief").await
 }
 
 /// Calls `path`, expects `status` and `outcome`, then checks that the next call works, that the outcome was counted

@@ -10,7 +10,7 @@ use crate::support::{self, HELLO, contains};
 
 fn pod(name: &str, image: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  runtimeClassName: hearth\n  terminationGracePeriodSeconds: 5\n  containers:\n    - name: agent\n      image: {image}\n      env:\n        - name: GREETING\n          value: moin\n"
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  runtimeClassName: hearth\n  terminationGracePeriodSeconds: 5\n  containers:\n    - name: agent\n      image: {image}\n      command: [agent]\n      env:\n        - name: GREETING\n          value: moin\n"
     )
 }
 
@@ -42,7 +42,7 @@ async fn answers(cx: &Cx, image: &str) -> Result<()> {
         .context("an address")?;
     let answer = call::get(&format!("{address}:8080"), "/").await?;
     ensure!(answer.status == 200, "{answer:?}");
-    contains("the answer", &answer.body, "ello")
+    contains("the answer", &answer.body, "moin, world")
 }
 
 pub(crate) async fn a_bundle_runs_as_an_ordinary_pod(cx: &Cx) -> Result<()> {

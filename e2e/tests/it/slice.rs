@@ -37,7 +37,7 @@ async fn warm_in_engine(cx: &Cx, function: &str) -> Result<f64> {
 
 pub(crate) async fn an_applied_function_answers_through_its_service(cx: &Cx) -> Result<()> {
     let function = cx.ready_function("hello", HELLO, "  replicas: 2").await?;
-    let answer = call::get(&cx.service_address("hello").await?, "/").await?;
+    let answer = call::get(&cx.route("hello").await?, "/").await?;
     ensure!(answer.status == 200, "{answer:?}");
     contains("the answer", &answer.body, "ello")?;
     ensure!(
@@ -111,7 +111,7 @@ pub(crate) async fn scale_says_eight_when_eight_are_warm(cx: &Cx) -> Result<()> 
     })
     .await?;
     // Nothing warm is slower, not broken.
-    let answer = call::get(&cx.service_address("hello").await?, "/").await?;
+    let answer = call::get(&cx.route("hello").await?, "/").await?;
     ensure!(answer.status == 200, "{answer:?}");
     let pod = only_pool_pod(cx).await?;
     let made = cx
@@ -133,7 +133,7 @@ pub(crate) async fn a_changed_bundle_replaces_the_old_one_without_a_failed_call(
     cx: &Cx,
 ) -> Result<()> {
     let before = cx.ready_function("agent", HELLO, "  replicas: 2").await?;
-    let address = cx.service_address("agent").await?;
+    let address = cx.route("agent").await?;
     let calls = tokio::spawn({
         let address = address.clone();
         async move { load::run(&address, "/hello", 2, Duration::from_secs(6)).await }
@@ -161,7 +161,7 @@ pub(crate) async fn a_changed_bundle_replaces_the_old_one_without_a_failed_call(
 pub(crate) async fn log_lines_carry_the_functions_name(cx: &Cx) -> Result<()> {
     cx.ready_function("chatty", &mischief(cx)?, "  replicas: 1")
         .await?;
-    call::get(&cx.service_address("chatty").await?, "/log").await?;
+    call::get(&cx.route("chatty").await?, "/log").await?;
     let pod = only_pool_pod(cx).await?.name_any();
     let log = until("both lines in kubectl logs", SETTLE, || async {
         let log = cx.logs(&pod).await?;
@@ -223,14 +223,14 @@ pub(crate) async fn a_deleted_function_leaves_nothing_behind(cx: &Cx) -> Result<
         .context("an address")?;
     let refused = call::get(&format!("{address}:{port}"), "/").await;
     ensure!(refused.is_err(), "the port still answers: {refused:?}");
-    let answer = call::get(&cx.service_address("stays").await?, "/").await?;
+    let answer = call::get(&cx.route("stays").await?, "/").await?;
     ensure!(answer.status == 200, "the neighbour: {answer:?}");
     Ok(())
 }
 
 pub(crate) async fn calls_go_on_while_the_operator_is_away(cx: &Cx) -> Result<()> {
     cx.ready_function("steady", HELLO, "  replicas: 2").await?;
-    let address = cx.service_address("steady").await?;
+    let address = cx.route("steady").await?;
     let operator = ["--namespace", "hearth-system"];
     let kubectl = |args: &[&str]| cx.cluster.kubectl(&[&operator[..], args].concat());
     kubectl(&["scale", "deployment/hearth-operator", "--replicas=0"])?;
@@ -272,16 +272,16 @@ pub(crate) async fn calls_go_on_while_the_operator_is_away(cx: &Cx) -> Result<()
 
 pub(crate) async fn egress_is_denied_unless_listed(cx: &Cx) -> Result<()> {
     cx.ready_function("target", HELLO, "  replicas: 1").await?;
-    let target = cx.service_address("target").await?;
+    let target = cx.route("target").await?;
     cx.ready_function("closed", &mischief(cx)?, "  replicas: 1")
         .await?;
     let spec = format!("  replicas: 1\n  egress:\n    allow: [\"{target}\"]");
     cx.ready_function("open", &mischief(cx)?, &spec).await?;
     let path = format!("/fetch?url=http://{target}/");
-    let denied = call::get(&cx.service_address("closed").await?, &path).await?;
+    let denied = call::get(&cx.route("closed").await?, &path).await?;
     ensure!(denied.status == 502, "{denied:?}");
     contains("what the guest was told", &denied.body, "denied")?;
-    let allowed = call::get(&cx.service_address("open").await?, &path).await?;
+    let allowed = call::get(&cx.route("open").await?, &path).await?;
     ensure!(allowed.status == 200, "{allowed:?}");
     contains("what the guest fetched", &allowed.body, "ello")?;
     Ok(())
@@ -306,7 +306,7 @@ pub(crate) async fn the_support_agent_runs_its_whole_loop(cx: &Cx) -> Result<()>
     ])?;
     apply("agentfunction.yaml")?;
     cx.condition("support-agent", "Ready", "True").await?;
-    let address = cx.service_address("support-agent").await?;
+    let address = cx.route("support-agent").await?;
     let question = r#"{"customer":"c-17","question":"Where is my order 4711?"}"#;
     let answer = call::post(&address, "/ask", question).await?;
     ensure!(answer.status == 200, "{answer:?}");

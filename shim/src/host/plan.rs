@@ -56,7 +56,7 @@ pub enum Step {
     Nothing,
     /// Find, pull, compile.
     Prepare,
-    /// Give it to the engine.
+    /// Give it to the engine, in the place of what the engine holds of it.
     Place,
     /// Tell the engine how many.
     SetTarget(u32),
@@ -95,7 +95,8 @@ pub fn next(at: &Situation<'_>) -> Step {
     match at.placed {
         None => Step::Place,
         Some(placed) if placed.leaving => Step::Nothing,
-        Some(placed) if placed.stale || differs(placed, wanted, digest) => Step::Remove,
+        // The engine puts it in the place of what it holds, and callers keep their connections.
+        Some(placed) if placed.stale || differs(placed, wanted, digest) => Step::Place,
         Some(placed) if placed.function.target != wanted.function.target => {
             Step::SetTarget(wanted.function.target)
         }
@@ -236,7 +237,7 @@ mod tests {
                 placed: Some(&same),
                 ..base.clone()
             },
-            Step::Remove,
+            Step::Place,
         );
         // An artifact for an engine of before an upgrade is made again.
         check(
@@ -304,11 +305,10 @@ mod tests {
                     Step::Prepare => prepared = Some(("d1", "e")),
                     Step::Place => held = Some(Placed { function: wanted.function.clone(), ..placed(0) }),
                     Step::SetTarget(target) => held.as_mut().unwrap().function.target = target,
-                    Step::Remove => held = None,
                     // The engine finishes a removal by itself.
                     Step::Nothing if held.as_ref().is_some_and(|placed| placed.leaving) => held = None,
                     Step::Nothing => break,
-                    Step::Forget => prop_assert!(false, "it is wanted"),
+                    Step::Remove | Step::Forget => prop_assert!(false, "it is wanted"),
                 }
             }
             let held = held.unwrap();

@@ -126,7 +126,13 @@ impl Slot {
 
     /// The engine said how it is.
     pub(super) fn heard(&mut self, report: FunctionReport) {
-        if self.placed.as_ref().is_none_or(|placed| placed.leaving) {
+        let current = |placed: &Placed| {
+            !placed.leaving
+                && report.generation == placed.function.generation
+                && report.digest == placed.digest
+        };
+        // What was said of an earlier placement and crossed ours is not true any more.
+        if !self.placed.as_ref().is_some_and(current) {
             return;
         }
         match report.state() {
@@ -301,12 +307,18 @@ mod tests {
             leaving: false,
             stale: false,
         });
-        slot.heard(FunctionReport {
-            state: State::Serving.into(),
+        slot.heard(heard(State::Serving, 1));
+        slot
+    }
+
+    fn heard(state: State, generation: i64) -> FunctionReport {
+        FunctionReport {
+            state: state.into(),
+            generation,
+            digest: "sha256:1".to_owned(),
             warm: 1,
             ..FunctionReport::default()
-        });
-        slot
+        }
     }
 
     fn said(slot: &Slot) -> (State, bool, i64, String) {
@@ -347,11 +359,19 @@ mod tests {
         slot.engine_lost();
         assert!(slot.report(false).answers);
         let mut slot = serving();
-        slot.heard(FunctionReport {
-            state: State::Failed.into(),
-            ..FunctionReport::default()
-        });
+        slot.heard(heard(State::Failed, 1));
         assert!(!slot.report(true).answers);
+    }
+
+    #[test]
+    fn a_word_about_an_earlier_placement_is_not_heard() {
+        let mut slot = serving();
+        slot.said = None;
+        slot.placed.as_mut().unwrap().function.generation = 2;
+        slot.heard(heard(State::Serving, 1));
+        assert_eq!(slot.said, None);
+        slot.heard(heard(State::Serving, 2));
+        assert!(slot.said.is_some());
     }
 
     #[test]

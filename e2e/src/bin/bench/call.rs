@@ -33,10 +33,7 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: peer\n  labels:\n    app: peer\nspec:\n  containers:\n    - name: c\n      image: {image}\n      args: [\"8080\"]\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: peer\nspec:\n  selector:\n    app: peer\n  ports:\n    - port: 80\n      targetPort: 8080\n"
     ))?;
     cx.kubectl(&["wait", "--for=condition=Ready", "pod/peer", "--timeout=60s"])?;
-    let (ours, theirs) = (
-        cx.service_address("hello").await?,
-        cx.service_address("peer").await?,
-    );
+    let (ours, theirs) = (cx.route("hello").await?, cx.route("peer").await?);
     // Both once, unmeasured: page cache, branch predictors, the CPU's clock.
     for address in [&ours, &theirs] {
         load::run(address, "/", 1, Duration::from_secs(1)).await?;
