@@ -36,13 +36,14 @@ fn open(path: &str) -> io::Result<OwnedFd> {
     if path.is_empty() {
         return Ok(File::options().write(true).open("/dev/null")?.into());
     }
-    if let Some(scheme) = path.split_once("://").map(|(scheme, _)| scheme) {
-        if scheme != "fifo" && scheme != "file" {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("log {path:?}: scheme {scheme:?} is not supported; use fifo or file"),
-            ));
-        }
+    if let Some(scheme) = path.split_once("://").map(|(scheme, _)| scheme)
+        && scheme != "fifo"
+        && scheme != "file"
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("log {path:?}: scheme {scheme:?} is not supported; use fifo or file"),
+        ));
     }
     let is_file = path.starts_with("file://");
     let path = path.split_once("://").map_or(path, |(_, path)| path);

@@ -172,10 +172,10 @@ impl Pod {
         let mut reservation = self.reserve(&container)?;
         let made = self.make(&container, &spec, kind).await;
         if let Err(error) = made {
-            if let Some(cgroup) = &container.cgroup {
-                if let Err(error) = cgroup.remove().await {
-                    tracing::warn!(id = container.id, %error, "cgroup is left behind");
-                }
+            if let Some(cgroup) = &container.cgroup
+                && let Err(error) = cgroup.remove().await
+            {
+                tracing::warn!(id = container.id, %error, "cgroup is left behind");
             }
             tracing::info!(id = container.id, %error, "container cannot be created");
             return Err(error);
@@ -267,13 +267,13 @@ impl Pod {
         let mut slot = container.workload.lock().await;
         container.state().start()?;
         let mut workload = slot.take();
-        if let Some(workload) = &mut workload {
-            if let Err(error) = workload.start().await {
-                // The container stays "created" for containerd, which kills and deletes it now.
-                *slot = None;
-                tracing::info!(id, %error, "container cannot be started");
-                return Err(error);
-            }
+        if let Some(workload) = &mut workload
+            && let Err(error) = workload.start().await
+        {
+            // The container stays "created" for containerd, which kills and deletes it now.
+            *slot = None;
+            tracing::info!(id, %error, "container cannot be started");
+            return Err(error);
         }
         change(&container.state, State::start)?;
         drop(slot);
@@ -373,10 +373,10 @@ impl Pod {
             at: SystemTime::now(),
         });
         *container.workload.lock().await = None;
-        if let Some(cgroup) = &container.cgroup {
-            if let Err(error) = cgroup.remove().await {
-                tracing::warn!(id, %error, "cgroup is left behind");
-            }
+        if let Some(cgroup) = &container.cgroup
+            && let Err(error) = cgroup.remove().await
+        {
+            tracing::warn!(id, %error, "cgroup is left behind");
         }
         if self.lock().remove(id).is_none() {
             return Err(TaskError::NoContainer(id.to_owned()));

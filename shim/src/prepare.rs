@@ -84,10 +84,10 @@ impl Preparer {
         on_state: impl Fn(State),
     ) -> Result<Prepared, Failure> {
         // The path of an activation on a node that knows the bundle: one file, no containerd.
-        if let Some(digest) = &source.digest {
-            if let Some(artifact) = self.lookup(fingerprint, digest).await? {
-                return Ok(self.found(fingerprint, digest.clone(), artifact, 0));
-            }
+        if let Some(digest) = &source.digest
+            && let Some(artifact) = self.lookup(fingerprint, digest).await?
+        {
+            return Ok(self.found(fingerprint, digest.clone(), artifact, 0));
         }
         let _place = self
             .places

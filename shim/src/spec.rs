@@ -227,10 +227,10 @@ impl Spec {
     pub fn guest_env(&self) -> Vec<(String, String)> {
         let mut seen = BTreeMap::new();
         for (at, var) in self.process.env.iter().enumerate() {
-            if let Some((name, value)) = var.split_once('=') {
-                if !matches!(name, "" | "PATH" | "HOSTNAME" | "TERM") {
-                    seen.insert(name, (at, value));
-                }
+            if let Some((name, value)) = var.split_once('=')
+                && !matches!(name, "" | "PATH" | "HOSTNAME" | "TERM")
+            {
+                seen.insert(name, (at, value));
             }
         }
         let mut vars: Vec<_> = seen.into_iter().collect();

@@ -154,10 +154,10 @@ async fn delete(bundle: &Path) -> DeleteResponse {
     }
     if let Ok(spec) = Spec::read(bundle) {
         let is_app = spec.annotation(annotation::CONTAINER_TYPE) != Some("sandbox");
-        if let (true, Ok(Some(cgroup))) = (is_app, cgroup_of(&spec)) {
-            if let Err(error) = cgroup.remove().await {
-                eprintln!("cgroup is left behind: {error}");
-            }
+        if let (true, Ok(Some(cgroup))) = (is_app, cgroup_of(&spec))
+            && let Err(error) = cgroup.remove().await
+        {
+            eprintln!("cgroup is left behind: {error}");
         }
     }
     DeleteResponse {

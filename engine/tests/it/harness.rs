@@ -6,7 +6,7 @@ use std::io::{Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use hearth_contract::channel::{self, Channel};
@@ -64,15 +64,13 @@ pub(crate) async fn compile(
     }
 }
 
-/// Artifacts, compiled once for all tests of this binary.
+/// Artifacts by the name of their guest.
+type Artifacts = HashMap<&'static str, Arc<Vec<u8>>>;
+
+/// An artifact, compiled once for all tests of this binary.
 async fn artifact(guest: Guest) -> OwnedFd {
-    static DONE: Mutex<Option<HashMap<&'static str, Arc<Vec<u8>>>>> = Mutex::new(None);
-    let known = DONE
-        .lock()
-        .unwrap()
-        .get_or_insert_default()
-        .get(guest.name())
-        .cloned();
+    static DONE: LazyLock<Mutex<Artifacts>> = LazyLock::new(Mutex::default);
+    let known = DONE.lock().unwrap().get(guest.name()).cloned();
     let bytes = match known {
         Some(bytes) => bytes,
         None => {
@@ -82,10 +80,7 @@ async fn artifact(guest: Guest) -> OwnedFd {
             file.rewind().unwrap();
             file.read_to_end(&mut bytes).unwrap();
             let bytes = Arc::new(bytes);
-            DONE.lock()
-                .unwrap()
-                .get_or_insert_default()
-                .insert(guest.name(), bytes.clone());
+            DONE.lock().unwrap().insert(guest.name(), bytes.clone());
             bytes
         }
     };

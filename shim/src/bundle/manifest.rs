@@ -112,10 +112,10 @@ impl Index {
             .manifests
             .iter()
             .filter(|entry| {
-                !entry
+                entry
                     .platform
                     .as_ref()
-                    .is_some_and(|platform| platform.os == "unknown")
+                    .is_none_or(|platform| platform.os != "unknown")
             })
             .collect();
         let rank = |entry: &Descriptor| match &entry.platform {
@@ -234,7 +234,7 @@ mod tests {
         let layer =
             |kind: &str| format!(r#"{{"mediaType":"{kind}","digest":"sha256:aa","size":1}}"#);
         let tar = layer("application/vnd.oci.image.layer.v1.tar");
-        let many = vec![tar.as_str(); LAYERS + 1].join(",");
+        let many = [tar.as_str(); LAYERS + 1].join(",");
         for (layers, word) in [
             (layer("application/vnd.oci.image.layer.v1.tar+zstd"), "zstd"),
             (

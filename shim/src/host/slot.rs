@@ -195,7 +195,7 @@ impl Slot {
             report.generation = wanted.function.generation;
         }
         if let Some(prepared) = &self.prepared {
-            report.placement = Some(prepared.placement.clone());
+            report.placement = Some(prepared.placement);
         }
         let prepared = self.prepared.as_ref();
         report.digest = prepared.map_or_else(String::new, |prepared| prepared.digest.clone());
