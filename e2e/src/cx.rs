@@ -14,6 +14,22 @@ use crate::wait::{Seen, until};
 /// Long enough for a bundle that compiles for ten seconds on a busy machine.
 pub const SETTLE: Duration = Duration::from_secs(90);
 
+/// Waits until no namespace is on its way out.
+pub async fn namespaces_ended(client: &Client) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    until("deleted namespaces to end", SETTLE, || async {
+        let ending: Vec<_> = namespaces
+            .list(&ListParams::default())
+            .await?
+            .into_iter()
+            .filter(|namespace| namespace.metadata.deletion_timestamp.is_some())
+            .map(|namespace| (namespace.name_any(), namespace.status))
+            .collect();
+        Ok(Seen::when(ending.is_empty(), (), format!("{ending:?}")))
+    })
+    .await
+}
+
 /// The cluster and a namespace that only this case uses.
 pub struct Cx {
     /// The API server, as an administrator.
@@ -49,23 +65,18 @@ impl Cx {
         })
     }
 
-    /// Deletes the namespace and waits until nothing of it is left.
+    /// Deletes the namespace, without waiting for its end: Kubernetes takes five seconds for that.
     pub async fn close(self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces
             .delete(&self.namespace, &DeleteParams::default())
             .await?;
-        until(
-            &format!("namespace {} to end", self.namespace),
-            SETTLE,
-            || async {
-                Ok(match namespaces.get_opt(&self.namespace).await? {
-                    None => Seen::Yes(()),
-                    Some(namespace) => Seen::NotYet(format!("{:?}", namespace.status)),
-                })
-            },
-        )
-        .await
+        Ok(())
+    }
+
+    /// Waits until nothing is left of the namespaces of cases before this one.
+    pub async fn others_ended(&self) -> Result<()> {
+        namespaces_ended(&self.client).await
     }
 
     /// The namespace's functions.

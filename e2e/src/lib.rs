@@ -6,4 +6,4 @@ pub mod figure;
 pub mod load;
 pub mod wait;
 
-pub use cx::{Cx, SETTLE, manifest};
+pub use cx::{Cx, SETTLE, manifest, namespaces_ended};

@@ -13,11 +13,13 @@ use hearth_wasm_host::capability::names::Names;
 use hearth_wasm_host::{
     Artifact, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Changes within this time go out as one report.
 const REPORT_EVERY: Duration = Duration::from_millis(50);
+/// An engine without a placement for this long has settled.
+const SETTLED: Duration = Duration::from_secs(1);
 /// A chunk of reports stays below this, well below a packet's bound.
 const CHUNK_BYTES: usize = PACKET_BYTES / 2;
 /// Messages to the shim that wait; when it does not read, whoever reports waits too.
@@ -72,6 +74,8 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(serve::metrics(listener, host.metrics(), stop.clone()));
     }
+    let placed = Arc::new(Notify::new());
+    tokio::spawn(trim(placed.clone(), stop.clone()));
     let (outbox, inbox) = mpsc::channel(OUTBOX);
     let writer = tokio::spawn(write(control.clone(), inbox));
     tokio::spawn(report(host.clone(), outbox.clone(), stop.clone()));
@@ -79,6 +83,7 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
         host,
         engine,
         outbox,
+        placed,
     };
     while let Some((message, descriptors)) = receive(&control).await? {
         if rim.obey(message, descriptors).await? {
@@ -201,6 +206,26 @@ struct Rim {
     host: Arc<Host>,
     engine: Engine,
     outbox: mpsc::Sender<from_engine::Message>,
+    /// Told of every placement.
+    placed: Arc<Notify>,
+}
+
+/// Gives back what starting and placing touched, once no placement came for [`SETTLED`].
+async fn trim(placed: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        while tokio::time::timeout(SETTLED, placed.notified())
+            .await
+            .is_ok()
+        {}
+        if let Err(error) = hearth_footprint::trim() {
+            tracing::warn!(%error, "memory of the start is kept");
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = placed.notified() => {}
+        }
+    }
 }
 
 impl Rim {
@@ -298,6 +323,7 @@ impl Rim {
             prefix_logs: place.prefix_logs,
             first: StartKind::from_word(&place.start),
         };
+        self.placed.notify_one();
         match self.host.place(placed) {
             Ok(_) => Ok(()),
             Err(PlaceError::Bundle(error)) => Err((error.reason(), error.to_string())),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::api::{CreateTaskRequest, DeleteResponse};
 use containerd_shim_protos::events::task::{
@@ -25,6 +25,8 @@ use crate::spec::{Kind, Resources, Spec, classify};
 use crate::workload::{Ended, Surroundings, Workload};
 
 /// Containers that one pod may have: init containers that ended are deleted before the next starts, so this is far
+/// A container that started this long ago has settled.
+const SETTLED: Duration = Duration::from_secs(1);
 /// above what kubelet makes.
 const CONTAINERS: usize = 256;
 
@@ -288,6 +290,7 @@ impl Pod {
         if let Some(workload) = workload {
             let signal = container.signal.subscribe();
             let (pod, container) = (self.clone(), container.clone());
+            tokio::spawn(trim_when_settled());
             tokio::spawn(async move {
                 let ended = workload.run(signal).await;
                 pod.ended(&container, ended).await;
@@ -409,6 +412,14 @@ impl Pod {
                 .map_err(TaskError::node("applying the container's new limits")),
             None => Ok(()),
         }
+    }
+}
+
+/// Gives back what starting a container touched.
+async fn trim_when_settled() {
+    tokio::time::sleep(SETTLED).await;
+    if let Err(error) = hearth_footprint::trim() {
+        tracing::warn!(%error, "memory of the start is kept");
     }
 }
 

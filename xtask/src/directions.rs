@@ -8,16 +8,20 @@ use serde_json::Value;
 use crate::images::Build;
 
 /// Which of our crates each of our crates may use.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("hearth-contract", &[]),
     ("hearth-api", &["hearth-contract"]),
     ("hearth-wasm-host", &["hearth-contract"]),
-    ("hearth-engine", &["hearth-contract", "hearth-wasm-host"]),
+    ("hearth-footprint", &[]),
+    (
+        "hearth-engine",
+        &["hearth-contract", "hearth-footprint", "hearth-wasm-host"],
+    ),
     (
         "hearth-cli",
         &["hearth-api", "hearth-contract", "hearth-wasm-host"],
     ),
-    ("hearth-shim", &["hearth-contract"]),
+    ("hearth-shim", &["hearth-contract", "hearth-footprint"]),
     ("hearth-operator", &["hearth-api", "hearth-contract"]),
     // The label that says a node is ready, and the name of the runtime class: they must be the same on both sides.
     ("hearth-installer", &["hearth-api"]),

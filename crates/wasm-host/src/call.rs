@@ -1,9 +1,12 @@
 //! One call: a place, an instance, the guest, the answer, and exactly one outcome.
 //!
-//! The guest runs in a task of its own, so that it can go on after the head of its answer. The task is ended by the
-//! call's deadline, or at once when the caller goes away before the answer is complete.
+//! The guest runs in its connection's task until the head of its answer is there; most guests have ended by then. One
+//! that goes on gets a task of its own, which the call's deadline ends however slowly the caller reads. A caller that
+//! goes away before the answer is complete ends its guest at once.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use hearth_contract::{Outcome, StartKind};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response};
@@ -69,19 +73,15 @@ impl Drop for Call {
             .copied()
             .unwrap_or((Outcome::ClientGone, Instant::now()));
         let start = self.start.get().copied().unwrap_or(StartKind::Instantiate);
-        let key = &self.function.spec.key;
-        let metrics = &self.function.shared.metrics;
-        metrics.count(&key.namespace, &key.name, outcome, start);
-        let labels = [key.namespace.as_str(), key.name.as_str(), start.as_str()];
-        metrics
-            .duration
-            .with_label_values(&labels)
-            .observe((ended - self.started).as_secs_f64());
-        self.function.tally.count(outcome, start);
+        self.function.count(outcome, start, ended - self.started);
     }
 }
 
-/// Ends the guest's task when it is dropped, unless it was let go.
+/// A guest at work: it ends by itself or at its deadline, and when it is dropped.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is left of a guest after the head of its answer: nothing, or a task that ends when this is dropped, unless it was
+/// let go.
 struct Guest(Option<JoinHandle<()>>);
 
 impl Guest {
@@ -162,18 +162,23 @@ where
     // The first word about the start stands too.
     let _ = call.start.set(start);
     let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
-    let (sender, receiver) = oneshot::channel();
+    let (sender, mut receiver) = oneshot::channel();
     let request = bounded(request, limits.request_body_bytes, call);
-    let mut guest = Guest(Some(tokio::spawn(run(
-        instance,
-        request,
-        sender,
-        call.clone(),
-        place,
-        deadline,
-    ))));
-    match receiver.await {
+    let work = run(instance, request, sender, call.clone(), place, deadline);
+    let mut work: Option<Work> = Some(Box::pin(unwinding(work, call.clone())));
+    let head = poll_fn(|cx| {
+        if let Some(guest) = &mut work
+            && guest.as_mut().poll(cx).is_ready()
+        {
+            work = None;
+        }
+        // A guest that ended has sent the head or taken the sender with it.
+        Pin::new(&mut receiver).poll(cx)
+    })
+    .await;
+    match head {
         Ok(Ok(response)) => {
+            let guest = Guest(work.map(tokio::spawn));
             Ok(response.map(|body| AnswerBody::Left(GuestBody::new(body, call.clone(), guest))))
         }
         Ok(Err(error)) => Err((
@@ -181,20 +186,16 @@ where
             format!("the guest answered with an error: {error}"),
         )),
         Err(_) => {
-            // The sender went with the guest: its task says how it ended.
-            let problem = match guest.0.take() {
-                Some(task) => task.await.err().map(|error| error.to_string()),
-                None => None,
-            };
+            // The sender is dropped with the instance, a moment before the guest's work says how it ended.
+            if let Some(work) = work {
+                work.await;
+            }
             let silent = match call.out_of_memory.load(Ordering::Relaxed) {
                 true => Outcome::OutOfMemory,
                 false => Outcome::Trapped,
             };
             let outcome = call.outcome().unwrap_or(silent);
-            Err((
-                outcome,
-                problem.unwrap_or_else(|| sentence(outcome, limits.deadline)),
-            ))
+            Err((outcome, sentence(outcome, limits.deadline)))
         }
     }
 }
@@ -211,6 +212,17 @@ fn sentence(outcome: Outcome, deadline: std::time::Duration) -> String {
 }
 
 type Answer = Result<Response<WasiBody>, Error>;
+
+/// A panic of ours in a guest's work is that call's end, and not its connection's.
+async fn unwinding(work: impl Future<Output = ()>, call: Arc<Call>) {
+    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        call.end(Outcome::Trapped);
+        call.note(
+            Outcome::Trapped,
+            "the host panicked, which is a bug of Hearth",
+        );
+    }
+}
 
 /// Runs the guest to its end or to its deadline, and says how it ended.
 async fn run(

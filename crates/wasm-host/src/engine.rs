@@ -8,13 +8,22 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How long a guest may compute before its thread looks at other work.
 pub const EPOCH_TICK: Duration = Duration::from_millis(5);
 
 /// Largest linear memory that a slot of the pool can hold, in bytes. `spec.limits.memory` may not ask for more.
 pub const MAX_MEMORY_BYTES: usize = 4 << 30;
+
+/// Linear memory that a slot keeps mapped between two instances, in bytes: more than a small guest writes in a call.
+const KEEP_RESIDENT: usize = 256 << 10;
+/// The same for a stack, from its top.
+const KEEP_STACK: usize = 32 << 10;
+/// The same for a table.
+const KEEP_TABLE: usize = 16 << 10;
+/// Slots that are kept for the bundle that used them last.
+const UNUSED_SLOTS: u32 = 32;
 
 /// What is chosen per process.
 #[derive(Debug, Clone, Copy)]
@@ -125,9 +134,14 @@ fn pooling(settings: EngineSettings) -> PoolingAllocationConfig {
     pool.max_core_instance_size(4 << 20);
     pool.table_elements(64 << 10);
     pool.max_memory_size(MAX_MEMORY_BYTES);
-    // A slot that was used keeps nothing resident: an instance's pages are its own cost only while it lives.
-    pool.linear_memory_keep_resident(0);
-    pool.max_unused_warm_slots(64);
+    // What a call wrote is set back in place: unmapping it interrupts every core, and mapping it again is a fault a page.
+    // A slot that was used and waits keeps at most this; at most so many wait for an instance of their own bundle.
+    pool.linear_memory_keep_resident(KEEP_RESIDENT);
+    pool.async_stack_keep_resident(KEEP_STACK);
+    pool.table_keep_resident(KEEP_TABLE);
+    pool.max_unused_warm_slots(UNUSED_SLOTS);
+    // Finds the written pages, where the kernel is 6.7 or later; else the first bytes are taken for written.
+    pool.pagemap_scan(Enabled::Auto);
     pool
 }
 

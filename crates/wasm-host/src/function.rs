@@ -1,11 +1,11 @@
 //! One function in this process: its linked bundle, its warm instances, its places for calls, its tallies.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hearth_contract::{FailureReason, Function, Outcome, StartKind, proto};
-use prometheus::IntGauge;
+use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -32,14 +32,22 @@ pub struct HostedFunction {
     /// The word under which the first call is counted, until it came.
     first: Mutex<Option<StartKind>>,
     failure: Mutex<Option<String>>,
-    pub(crate) tally: Arc<Tally>,
+    tally: Arc<Tally>,
     gauges: Gauges,
+    ended: Ended,
 }
 
 #[derive(Default)]
 struct Pool {
     counts: Counts,
     warm: Vec<Instance>,
+}
+
+/// Handles of the metrics of ended calls: looking one up by its labels takes longer than counting.
+#[derive(Default)]
+struct Ended {
+    calls: [[OnceLock<IntCounter>; StartKind::ALL.len()]; Outcome::ALL.len()],
+    duration: [OnceLock<Histogram>; StartKind::ALL.len()],
 }
 
 struct Gauges {
@@ -163,10 +171,30 @@ impl HostedFunction {
             failure: Mutex::new(None),
             tally,
             gauges,
+            ended: Ended::default(),
         });
         tokio::spawn(function.clone().keep_warm());
         function.refill.notify_one();
         function
+    }
+
+    /// Counts an ended call.
+    pub(crate) fn count(&self, outcome: Outcome, start: StartKind, duration: Duration) {
+        let (namespace, name) = (&self.spec.key.namespace, &self.spec.key.name);
+        let metrics = &self.shared.metrics;
+        self.ended.calls[outcome as usize][start as usize]
+            .get_or_init(|| {
+                let labels = [namespace, name, outcome.as_str(), start.as_str()];
+                metrics.calls.with_label_values(&labels)
+            })
+            .inc();
+        self.ended.duration[start as usize]
+            .get_or_init(|| {
+                let labels = [namespace, name, start.as_str()];
+                metrics.duration.with_label_values(&labels)
+            })
+            .observe(duration.as_secs_f64());
+        self.tally.count(outcome, start);
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {

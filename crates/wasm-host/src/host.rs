@@ -161,6 +161,7 @@ impl Host {
         let name = prefix.then_some(function.key.name.as_str());
         Grants {
             outside: self.shared.outside.clone(),
+            rules: function.capabilities.egress.clone().into(),
             budget: self.shared.budget.clone(),
             stdout: LogSink::new(stdout.clone(), name),
             stderr: LogSink::new(stderr.clone(), name),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hearth_contract::Function;
+use hearth_contract::egress::EgressRule;
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -68,6 +69,7 @@ impl WasiHttpView for State {
 /// What all instances of one function share.
 pub(crate) struct Grants {
     pub(crate) outside: Outside,
+    pub(crate) rules: Arc<[EgressRule]>,
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) stdout: LogSink,
     pub(crate) stderr: LogSink,
@@ -87,7 +89,7 @@ pub(crate) fn store(engine: &Engine, function: &Function, grants: &Grants) -> St
         http: WasiHttpCtx::new(),
         egress: Egress {
             outside: grants.outside.clone(),
-            rules: function.capabilities.egress.clone().into(),
+            rules: grants.rules.clone(),
             log: grants.stderr.clone(),
         },
         limiter: InstanceLimiter::new(grants.budget.clone(), function.limits.memory_bytes.get()),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hearth_contract::{Outcome, StartKind};
 use prometheus::{
     HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
     histogram_opts,
@@ -117,17 +116,5 @@ impl Metrics {
                 .remove_label_values(&[namespace, function, state]);
         }
         let _ = self.queued.remove_label_values(&[namespace, function]);
-    }
-
-    pub(crate) fn count(
-        &self,
-        namespace: &str,
-        function: &str,
-        outcome: Outcome,
-        start: StartKind,
-    ) {
-        self.calls
-            .with_label_values(&[namespace, function, outcome.as_str(), start.as_str()])
-            .inc();
     }
 }

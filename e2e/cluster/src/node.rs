@@ -270,6 +270,8 @@ fn proxy_arguments(layout: &Layout, node: NodeNumber) -> Vec<String> {
         format!("--hostname-override={}", layout::node_name(node)),
         format!("--cluster-cidr={POD_CIDR}"),
         "--proxy-mode=iptables".to_owned(),
+        // By default changes within a second become one; a test of what follows a change would measure that second.
+        "--iptables-min-sync-period=10ms".to_owned(),
         // The machine's connection table is not ours to size.
         "--conntrack-max-per-core=0".to_owned(),
         "--conntrack-min=0".to_owned(),

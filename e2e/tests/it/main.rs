@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use hearth_e2e::Cx;
+use hearth_e2e::{Cx, namespaces_ended};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A case: what it does with a namespace of its own.
@@ -87,7 +87,22 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list
+        && let Err(error) = ended()
+    {
+        eprintln!("the cases left something behind: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+/// Whether every namespace of a case is gone, and with it all that was in it.
+fn ended() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async { namespaces_ended(&kube::Client::try_default().await?).await })
 }
 
 fn run(name: &str, case: Case) -> Result<()> {

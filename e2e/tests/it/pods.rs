@@ -55,6 +55,7 @@ pub(crate) async fn a_wasm_artifact_runs_as_an_ordinary_pod(cx: &Cx) -> Result<(
 }
 
 pub(crate) async fn a_deleted_pod_leaves_nothing_behind(cx: &Cx) -> Result<()> {
+    cx.others_ended().await?;
     let before = cx.cluster.shim_count()?;
     cx.apply(&pod("plain", HELLO))?;
     running(cx, "plain").await?;

@@ -24,7 +24,7 @@ const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 /// Longest pause between two dials.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Changes are collected for so long before they are reported.
-const COLLECT: Duration = Duration::from_millis(50);
+const COLLECT: Duration = Duration::from_millis(10);
 /// A report is due after so long without a change.
 const AT_LEAST: Duration = Duration::from_secs(10);
 /// Reports that wait for a slow operator; more are not made, the next one holds what they would have said.
@@ -123,7 +123,8 @@ async fn session(
                 Some(message) => {
                     wishes.take(message);
                     desired.send_modify(|now| *now = wishes.desired(now));
-                    dirty = true;
+                    // What is done about it shows on the board; what cannot be done is said at once.
+                    dirty |= !wishes.refused.is_empty();
                 }
                 None => return Ok(()),
             },

@@ -8,8 +8,8 @@ mod pod;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use hearth_e2e::Cx;
 use hearth_e2e::figure::Figure;
+use hearth_e2e::{Cx, namespaces_ended};
 
 /// Measures Hearth beside its peers.
 #[derive(Debug, Parser)]
@@ -37,12 +37,14 @@ async fn main() -> Result<()> {
     for name in chosen {
         eprintln!("bench {name} …");
         let cx = Cx::new(&format!("bench-{name}")).await?;
+        let client = cx.client.clone();
         let figures = match name {
             "apply" => apply::run(&cx).await,
             "pod" => pod::run(&cx).await,
             _ => call::run(&cx).await,
         };
         cx.close().await?;
+        namespaces_ended(&client).await?;
         for figure in figures? {
             print(&figure, arguments.json);
         }
