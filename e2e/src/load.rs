@@ -56,6 +56,33 @@ pub async fn run(
     Ok(load)
 }
 
+/// Calls one after the other, each over a connection of its own: every call meets the Service's rules anew.
+///
+/// # Errors
+/// When no call at all was answered.
+pub async fn fresh(address: &str, path: &str, duration: Duration) -> Result<Load> {
+    let started = Instant::now();
+    let mut load = Load::default();
+    while started.elapsed() < duration {
+        let sent = Instant::now();
+        match crate::call::get(address, path).await {
+            Ok(answer) if answer.status == 200 => {
+                load.micros.push(sent.elapsed().as_secs_f64() * 1e6);
+            }
+            _ => load.failed += 1,
+        }
+        // A new connection takes a port of this side; there are 28,000 for a minute.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    load.elapsed = started.elapsed();
+    ensure!(
+        !load.micros.is_empty(),
+        "no call to {address}{path} was answered ({} failed)",
+        load.failed
+    );
+    Ok(load)
+}
+
 async fn worker(address: String, path: String, until: Instant) -> Result<Load> {
     let mut load = Load::default();
     let mut sender = connect(&address).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hearth_contract::channel::{Channel, PACKET_BYTES};
 use hearth_contract::proto::{self, from_engine, to_engine};
-use hearth_contract::{FailureReason, Function, StartKind};
+use hearth_contract::{FailureReason, Function, StartKind, brief};
 use hearth_wasm_host::capability::names::Names;
 use hearth_wasm_host::{
     Artifact, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
@@ -283,7 +283,7 @@ impl Rim {
                 state: proto::State::Failed.into(),
                 failure: Some(proto::Failure {
                     reason: reason.as_str().to_owned(),
-                    message,
+                    message: brief(message),
                 }),
                 digest: place.digest,
                 ..proto::FunctionReport::default()
@@ -356,7 +356,7 @@ impl Rim {
                 .send(from_engine::Message::Exited(proto::Exited {
                     uid,
                     code: code.into(),
-                    message,
+                    message: brief(message),
                 }))
                 .await;
         });

@@ -3,12 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hearth_contract::proto;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use tokio::sync::mpsc;
+
+use crate::objects;
 
 /// Messages to one pod that wait; a pod that does not read for so long is cut off and reconnects.
 const OUTBOX: usize = 1024;
+
+/// Pods that lost their stream dial again within seconds.
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// Which pods share functions: a pool, or one function of a Dedicated pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +44,22 @@ pub(crate) struct PodInfo {
     pub(crate) group: GroupKey,
 }
 
+impl PodInfo {
+    /// What is known of a pool pod; `None` while it has no node.
+    pub(crate) fn of(pod: &Pod) -> Option<Self> {
+        let status = pod.status.as_ref();
+        Some(Self {
+            uid: pod.uid()?,
+            name: pod.name_any(),
+            node: pod.spec.as_ref()?.node_name.clone()?,
+            address: status
+                .and_then(|status| status.pod_ip.clone())
+                .unwrap_or_default(),
+            group: objects::group_of(pod)?,
+        })
+    }
+}
+
 struct Connection {
     info: PodInfo,
     /// Tells this connection from a later one of the same pod.
@@ -50,6 +74,8 @@ struct Connection {
 #[derive(Default)]
 pub(crate) struct Fleet {
     connections: Mutex<(u64, HashMap<String, Connection>)>,
+    /// When this operator began to lead, or a pod was lost, whichever is later.
+    unsettled: Mutex<Option<Instant>>,
 }
 
 impl Fleet {
@@ -98,13 +124,41 @@ impl Fleet {
             .is_some_and(|connection| connection.serial == serial)
         {
             fleet.1.remove(pod);
+            drop(fleet);
+            self.unsettle();
         }
     }
 
-    /// What a pod said. Returns the functions of which something changed.
-    pub(crate) fn report(&self, pod: &str, report: proto::Report) -> Vec<proto::FunctionRef> {
+    /// From now on, for a while, silence of a pod says nothing about it.
+    pub(crate) fn unsettle(&self) {
+        *self
+            .unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether pods had time to come back since the last of them, or this operator, began anew.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none_or(|since| since.elapsed() > SETTLE)
+    }
+
+    /// What a pod said. Returns the functions of which something changed. A pod speaks of what it was told, and of nothing
+    /// else: who holds a pod's token must not become an endpoint of somebody's function.
+    pub(crate) fn report(
+        &self,
+        pod: &str,
+        serial: u64,
+        report: proto::Report,
+    ) -> Vec<proto::FunctionRef> {
         let mut fleet = self.lock();
-        let Some(connection) = fleet.1.get_mut(pod) else {
+        let Some(connection) = fleet
+            .1
+            .get_mut(pod)
+            .filter(|connection| connection.serial == serial)
+        else {
             return Vec::new();
         };
         let mut changed = Vec::new();
@@ -113,6 +167,10 @@ impl Fleet {
             let Some(key) = function.r#ref.clone() else {
                 continue;
             };
+            if !connection.told.contains_key(&key.uid) && !connection.reports.contains_key(&key.uid)
+            {
+                continue;
+            }
             seen.insert(key.uid.clone());
             if connection.reports.get(&key.uid) != Some(&function) {
                 connection.reports.insert(key.uid.clone(), function);

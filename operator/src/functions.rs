@@ -11,13 +11,14 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
+use crate::fleet::PodInfo;
 use crate::metrics::Metrics;
 use crate::objects;
 use crate::retry::Retries;
@@ -28,6 +29,8 @@ use crate::world::{self, World};
 const RELEASE_DEADLINE: Duration = Duration::from_secs(60);
 /// Looks again at a deletion that waits; reports trigger it sooner.
 const RELEASE_LOOK: Duration = Duration::from_secs(1);
+/// Looks again at pods that have not come back.
+const SILENCE_LOOK: Duration = Duration::from_secs(2);
 /// A look at what nobody told us about.
 const RESYNC: Duration = Duration::from_secs(300);
 
@@ -119,11 +122,47 @@ async fn hold(function: &AgentFunction, context: &Context) -> Result<Action, Err
     make_default_pool(function, context).await?;
     let mut seen = look(function, context);
     seen.service_conflict = !write_service(function, context).await?;
+    let silent = silent(function, &seen, context);
     if !seen.service_conflict {
-        write_slice(function, &seen, context).await?;
+        write_slice(function, &seen, &silent, context).await?;
+    }
+    if !silent.is_empty() && !context.world.fleet.is_settled() {
+        // They answered before, and come back within seconds: until then nothing is known that should be written.
+        return Ok(Action::requeue(SILENCE_LOOK));
     }
     write_status(function, &seen, &functions, context).await?;
     Ok(Action::requeue(RESYNC))
+}
+
+/// Endpoints whose pods say nothing, neither good nor bad, and are Ready as kubelet sees them: their streams are being
+/// opened, and calls go on without.
+fn silent(function: &AgentFunction, seen: &Seen, context: &Context) -> Vec<PodInfo> {
+    let world = &context.world;
+    let namespace = function.namespace().unwrap_or_default();
+    let key = ObjectRef::new(&function.name_any()).within(&namespace);
+    let Some(slice) = world.stores.slices.get(&key) else {
+        return Vec::new();
+    };
+    let spoke = |uid: &str| {
+        seen.hosts
+            .iter()
+            .any(|(pod, report)| pod.uid == uid && report.is_some())
+    };
+    let targets = slice
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint.target_ref.as_ref());
+    targets
+        .filter_map(|target| {
+            let (name, uid) = (target.name.as_deref()?, target.uid.as_deref()?);
+            let pod = world
+                .stores
+                .pods
+                .get(&ObjectRef::new(name).within(&namespace))?;
+            let stays = pod.uid().as_deref() == Some(uid) && objects::is_ready(&pod);
+            (stays && !spoke(uid)).then(|| PodInfo::of(&pod)).flatten()
+        })
+        .collect()
 }
 
 fn apply() -> PatchParams {
@@ -145,6 +184,7 @@ fn look(function: &AgentFunction, context: &Context) -> Seen {
         nodes: pool.map(|pool| crate::pools::nodes(world, &pool).len()),
         service_conflict: false,
         without_port: world.port(&uid).is_none(),
+        is_pinned: world::pinned(function).is_some(),
         hosts: world.hosts(&uid),
     }
 }
@@ -210,6 +250,11 @@ async fn write_service(function: &AgentFunction, context: &Context) -> Result<bo
                         .get_opt(&name)
                         .await
                         .map_err(api("read the Service"))?;
+                    if let Some(service) = &there
+                        && objects::is_left_over(service, function)
+                    {
+                        return drop_left_over(&services, service).await;
+                    }
                     Ok(there.is_some_and(|service| objects::is_owned(&service, function)))
                 }
                 Err(error) => Err(api("make the Service")(error)),
@@ -218,9 +263,25 @@ async fn write_service(function: &AgentFunction, context: &Context) -> Result<bo
     }
 }
 
+/// Deletes the Service of an earlier function of the same name, which the garbage collector has not come to yet. Its own
+/// event brings the next pass.
+async fn drop_left_over(services: &Api<Service>, service: &Service) -> Result<bool, Error> {
+    let parameters = DeleteParams::default().preconditions(Preconditions {
+        uid: service.uid(),
+        resource_version: None,
+    });
+    match services.delete(&service.name_any(), &parameters).await {
+        Ok(_) => Ok(true),
+        // Somebody was faster.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
+        Err(error) => Err(api("delete the Service of an earlier function")(error)),
+    }
+}
+
 async fn write_slice(
     function: &AgentFunction,
     seen: &Seen,
+    silent: &[PodInfo],
     context: &Context,
 ) -> Result<(), Error> {
     let Some(port) = context.world.port(&function.uid().unwrap_or_default()) else {
@@ -230,7 +291,10 @@ async fn write_slice(
         function.name_any(),
         function.namespace().unwrap_or_default(),
     );
-    let wanted = objects::slice(function, port, &seen.serving());
+    let mut pods = seen.serving();
+    pods.extend_from_slice(silent);
+    pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+    let wanted = objects::slice(function, port, &pods);
     let current = context
         .world
         .stores

@@ -31,12 +31,25 @@ pub(crate) struct PoolSettings {
 }
 
 /// Whether a pod was made by this operator for a pool.
-pub(crate) fn is_pool_pod(pod: &Pod) -> bool {
+pub(crate) fn is_pool_pod(pod: &Pod, pool: &AgentPool) -> bool {
     pod.labels().contains_key(POOL_LABEL)
-        && pod
-            .owner_references()
-            .iter()
-            .any(|owner| owner.kind == "AgentPool" && owner.controller == Some(true))
+        && pod.owner_references().iter().any(|owner| {
+            owner.kind == "AgentPool"
+                && owner.controller == Some(true)
+                && Some(&owner.uid) == pool.metadata.uid.as_ref()
+        })
+}
+
+/// Whether kubelet says that a pod runs and is Ready, and nobody is ending it.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions
+            .into_iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Which group a pool pod belongs to.
@@ -113,6 +126,15 @@ fn covers(current: &Value, wanted: &Value) -> bool {
         }
         (current, wanted) => current == wanted,
     }
+}
+
+/// Whether a Service belonged to a function of this name that is gone.
+pub(crate) fn is_left_over(service: &Service, function: &AgentFunction) -> bool {
+    service.owner_references().iter().any(|owner| {
+        owner.kind == "AgentFunction"
+            && owner.controller == Some(true)
+            && Some(&owner.uid) != function.metadata.uid.as_ref()
+    })
 }
 
 /// Whether a Service belongs to a function.

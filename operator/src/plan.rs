@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 pub(crate) struct FunctionView {
     /// UID of the object.
     pub(crate) uid: String,
+    /// Whether it is to be held; else it only keeps its port.
+    pub(crate) stays: bool,
     /// Its port, once it has one.
     pub(crate) port: Option<u16>,
     /// Warm instances wanted, over all pods.
@@ -57,7 +59,7 @@ pub(crate) fn plan(
         }
     }
     let mut free = range.filter(|port| !taken.contains(port));
-    for function in &functions {
+    for function in functions.iter().filter(|function| function.stays) {
         if plan.ports.contains_key(&function.uid) {
             continue;
         }
@@ -68,7 +70,8 @@ pub(crate) fn plan(
     }
     let count = u32::try_from(pods.len()).unwrap_or(u32::MAX);
     for (index, pod) in (0_u32..).zip(pods) {
-        let held = functions.iter().filter_map(|function| {
+        let held = functions.iter().filter(|function| function.stays);
+        let held = held.filter_map(|function| {
             let port = *plan.ports.get(&function.uid)?;
             let target = function.replicas / count + u32::from(index < function.replicas % count);
             Some((function.uid.clone(), Assignment { port, target }))
@@ -85,16 +88,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_functions() -> impl Strategy<Value = Vec<FunctionView>> {
-        prop::collection::btree_map("[a-z]{1,6}", (prop::option::of(9u16..22), 0u32..50), 0..8)
-            .prop_map(|map| {
-                map.into_iter()
-                    .map(|(uid, (port, replicas))| FunctionView {
-                        uid,
-                        port,
-                        replicas,
-                    })
-                    .collect()
-            })
+        let any_function = (prop::option::of(9u16..22), 0u32..50, any::<bool>());
+        prop::collection::btree_map("[a-z]{1,6}", any_function, 0..8).prop_map(|map| {
+            map.into_iter()
+                .map(|(uid, (port, replicas, stays))| FunctionView {
+                    uid,
+                    stays,
+                    port,
+                    replicas,
+                })
+                .collect()
+        })
     }
 
     proptest! {
@@ -108,9 +112,14 @@ mod tests {
             let distinct: BTreeSet<_> = made.ports.values().collect();
             prop_assert_eq!(distinct.len(), made.ports.len());
             prop_assert!(made.ports.values().all(|port| (10..=15).contains(port)));
-            prop_assert_eq!(made.ports.len() + made.without_port.len(), functions.len());
+            let staying = functions.iter().filter(|function| function.stays).count();
+            prop_assert!(made.ports.len() + made.without_port.len() >= staying);
+            // Who leaves is held nowhere, and nobody gets its port.
+            for function in functions.iter().filter(|function| !function.stays) {
+                prop_assert!(made.pods.values().all(|held| !held.contains_key(&function.uid)));
+            }
             // The targets sum up to what is wanted, and differ by one at most.
-            for function in functions.iter().filter(|function| made.ports.contains_key(&function.uid)) {
+            for function in functions.iter().filter(|f| f.stays && made.ports.contains_key(&f.uid)) {
                 let targets: Vec<u32> = made.pods.values().map(|held| held[&function.uid].target).collect();
                 if let (Some(least), Some(most)) = (targets.iter().min(), targets.iter().max()) {
                     prop_assert_eq!(targets.iter().sum::<u32>(), function.replicas);

@@ -22,6 +22,8 @@ pub(crate) struct Seen {
     pub(crate) service_conflict: bool,
     /// No port was free.
     pub(crate) without_port: bool,
+    /// The image was resolved for an earlier generation already.
+    pub(crate) is_pinned: bool,
     /// Connected pods that hold or should hold the function, with what they said.
     pub(crate) hosts: Vec<(PodInfo, Option<proto::FunctionReport>)>,
 }
@@ -168,6 +170,12 @@ impl Seen {
         if let Some((reason, message)) = self.failure() {
             return (Some(false), reason, message);
         }
+        // Another number of instances, or other limits, of a bundle that serves: nothing is prepared.
+        let has_spoken = self.reports().any(|r| r.generation == self.generation);
+        if self.is_pinned && !has_spoken && !self.serving().is_empty() {
+            let message = "the image is the one that serves".to_owned();
+            return (Some(true), Reason::Resolved, message);
+        }
         (
             None,
             Reason::Preparing,
@@ -232,6 +240,7 @@ mod tests {
             nodes: Some(1),
             service_conflict: false,
             without_port: false,
+            is_pinned: false,
             hosts: names
                 .into_iter()
                 .zip(reports)
@@ -274,6 +283,14 @@ mod tests {
             (seen(vec![failed.clone()]), (Some(false), broken)),
             (
                 seen(vec![failed, report(2, State::Serving, true)]),
+                (Some(true), Reason::Serving),
+            ),
+            // Unless only numbers changed.
+            (
+                Seen {
+                    is_pinned: true,
+                    ..seen(vec![report(1, State::Serving, true)])
+                },
                 (Some(true), Reason::Serving),
             ),
             (seen(Vec::new()), (Some(false), Reason::WaitingForPool)),

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use hearth_api::RUNTIME_CLASS;
 use hearth_contract::proto::stream_server::{Stream as StreamService, StreamServer};
 use hearth_contract::proto::{FromOperator, FromPod, Hello, from_pod};
 use hearth_contract::{STREAM_AUDIENCE, STREAM_PROTOCOL};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,6 +38,22 @@ impl Service {
     /// Ready to be served.
     pub(crate) fn server(client: Client, world: Arc<World>) -> StreamServer<Self> {
         StreamServer::new(Self { client, world })
+    }
+
+    /// Whether a pod was made for an AgentPool that exists, and runs in our runtime. Labels and owners are what anybody
+    /// who may make pods can write; the pool's UID must be the real one.
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let namespace = pod.namespace().unwrap_or_default();
+        let group = objects::group_of(pod);
+        let pool = group.and_then(|group| {
+            let key = ObjectRef::new(&group.pool).within(&namespace);
+            self.world.stores.pools.get(&key)
+        });
+        let runtime = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.runtime_class_name.as_deref());
+        pool.is_some_and(|pool| objects::is_pool_pod(pod, &pool)) && runtime == Some(RUNTIME_CLASS)
     }
 
     /// The pod that a token is bound to, when it is one of our pool pods.
@@ -89,7 +107,7 @@ impl Service {
             .map_err(|error| {
                 Status::unavailable(format!("pod {namespace}/{name} cannot be read: {error}"))
             })?;
-        if pod.uid().as_deref() != Some(&uid) || !objects::is_pool_pod(&pod) {
+        if pod.uid().as_deref() != Some(&uid) || !self.is_ours(&pod) {
             return Err(Status::permission_denied(format!(
                 "pod {namespace}/{name} is no pool pod of this operator"
             )));
@@ -125,7 +143,8 @@ impl StreamService for Service {
         let pod = self.authenticate(&token).await?;
         let mut incoming = request.into_inner();
         let hello = hello(&mut incoming).await?;
-        let info = info(&pod)?;
+        let info = PodInfo::of(&pod)
+            .ok_or_else(|| Status::unavailable("the pod has no node or no pool label yet"))?;
         if hello.pod_uid != info.uid {
             return Err(Status::permission_denied(
                 "the token belongs to another pod",
@@ -143,7 +162,7 @@ impl StreamService for Service {
         tokio::spawn(async move {
             while let Some(Ok(message)) = incoming.next().await {
                 if let Some(from_pod::Message::Report(report)) = message.message {
-                    world.report(&uid, report);
+                    world.report(&uid, serial, report);
                 }
             }
             world.disconnect(&uid, serial);
@@ -168,22 +187,4 @@ async fn hello(incoming: &mut Streaming<FromPod>) -> Result<Hello, Status> {
         )));
     }
     Ok(hello)
-}
-
-fn info(pod: &Pod) -> Result<PodInfo, Status> {
-    let missing = |what| Status::unavailable(format!("the pod has no {what} yet"));
-    let status = pod.status.as_ref();
-    Ok(PodInfo {
-        uid: pod.uid().ok_or_else(|| missing("UID"))?,
-        name: pod.name_any(),
-        node: pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.node_name.clone())
-            .ok_or_else(|| missing("node"))?,
-        address: status
-            .and_then(|status| status.pod_ip.clone())
-            .unwrap_or_default(),
-        group: objects::group_of(pod).ok_or_else(|| missing("pool label"))?,
-    })
 }

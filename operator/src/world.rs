@@ -66,6 +66,7 @@ impl World {
 
     /// Changed by the lease.
     pub(crate) fn set_leading(&self, leading: bool) {
+        self.fleet.unsettle();
         self.leading.store(leading, Ordering::Relaxed);
     }
 
@@ -92,8 +93,8 @@ impl World {
     }
 
     /// A pod said something.
-    pub(crate) fn report(&self, pod: &str, report: proto::Report) {
-        for key in self.fleet.report(pod, report) {
+    pub(crate) fn report(&self, pod: &str, serial: u64, report: proto::Report) {
+        for key in self.fleet.report(pod, serial, report) {
             self.touch(&key.namespace, &key.name);
         }
     }
@@ -186,16 +187,27 @@ impl World {
         pods: &BTreeSet<String>,
     ) -> BTreeMap<String, BTreeMap<String, proto::PlacedFunction>> {
         let members = self.members(group);
+        // A function that is on its way out keeps its port until it is gone: its callers must not reach another.
+        let leaving: Vec<_> = self
+            .stores
+            .functions
+            .state()
+            .into_iter()
+            .filter(|f| f.metadata.deletion_timestamp.is_some() && &self.group(f) == group)
+            .collect();
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let views: Vec<_> = members
             .iter()
-            .map(|function| {
+            .map(|function| (function, true))
+            .chain(leaving.iter().map(|function| (function, false)))
+            .map(|(function, stays)| {
                 let uid = function.uid().unwrap_or_default();
                 let recorded = function
                     .status
                     .as_ref()
                     .and_then(|status| u16::try_from(status.port?).ok());
                 FunctionView {
+                    stays,
                     port: ports.get(&uid).copied().or(recorded),
                     replicas: convert::replicas(&function.spec),
                     uid,

@@ -93,7 +93,7 @@ pub enum Event {
 /// A supervised engine. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Engine {
-    parcels: mpsc::Sender<(u64, Parcel)>,
+    parcels: mpsc::UnboundedSender<(u64, Parcel)>,
     /// What happens to it.
     pub events: mpsc::Receiver<Event>,
     pid: watch::Receiver<Option<u32>>,
@@ -110,7 +110,9 @@ impl Drop for Engine {
 impl Engine {
     /// Starts the first process and the supervision.
     pub fn start(setup: Setup) -> Self {
-        let (parcels, waiting) = mpsc::channel(QUEUE);
+        // Not bounded here: its sender also reads what the engine says, so each could wait for the other. There are at
+        // most a few for each function, and a pool has at most as many functions as ports.
+        let (parcels, waiting) = mpsc::unbounded_channel();
         let (said, events) = mpsc::channel(QUEUE);
         let (set_pid, pid) = watch::channel(None);
         let supervisor = tokio::spawn(
@@ -131,9 +133,9 @@ impl Engine {
     }
 
     /// Sends to the engine with that number; to a later one nothing is sent.
-    pub async fn send(&self, number: u64, parcel: Parcel) {
+    pub fn send(&self, number: u64, parcel: Parcel) {
         // The supervisor lives as long as this value.
-        let _ = self.parcels.send((number, parcel)).await;
+        let _ = self.parcels.send((number, parcel));
     }
 
     /// The process that runs now.
@@ -144,7 +146,7 @@ impl Engine {
 
 struct Supervisor {
     setup: Setup,
-    waiting: mpsc::Receiver<(u64, Parcel)>,
+    waiting: mpsc::UnboundedReceiver<(u64, Parcel)>,
     said: mpsc::Sender<Event>,
     pid: watch::Sender<Option<u32>>,
 }
@@ -203,7 +205,7 @@ impl Supervisor {
         let mut channel_open = alive;
         while channel_open {
             tokio::select! {
-                received = process.channel.receive::<FromEngine>() => match received? {
+                received = process.channel.receive::<FromEngine>() => match unless_reset(received)? {
                     Some((FromEngine { message: Some(message) }, _)) => {
                         channel_open = self.said.send(Event::Said(message)).await.is_ok();
                     }
@@ -211,7 +213,10 @@ impl Supervisor {
                     None => channel_open = false,
                 },
                 parcel = self.waiting.recv() => match parcel {
-                    Some((to, parcel)) if to == number => send(&process, parcel).await?,
+                    Some((to, parcel)) if to == number => match send(&process, parcel).await {
+                        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => channel_open = false,
+                        sent => sent?,
+                    },
                     Some(_) => {}
                     None => channel_open = false,
                 },
@@ -255,6 +260,14 @@ impl Supervisor {
 
     fn oom_kills(&self) -> u64 {
         self.setup.cgroup.as_ref().map_or(0, Cgroup::oom_kills)
+    }
+}
+
+/// An engine that is killed with messages unread resets the channel: that is its end, which its status explains.
+fn unless_reset<T>(received: std::io::Result<Option<T>>) -> std::io::Result<Option<T>> {
+    match received {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
+        other => other,
     }
 }
 

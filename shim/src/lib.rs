@@ -19,6 +19,7 @@ pub mod host;
 pub mod logs;
 pub mod plain;
 pub mod pod;
+mod pod_file;
 pub mod pool;
 pub mod prepare;
 pub mod process;

@@ -1,10 +1,10 @@
 //! The pod's name resolution, read from the files that kubelet made for it. Parsing is pure.
 
-use std::io::Read;
 use std::path::Path;
 
 use hearth_contract::proto::{HostAlias, Resolver};
 
+use crate::pod_file::read_no_link;
 use crate::spec::Spec;
 
 /// Largest file that is read, in bytes.
@@ -14,12 +14,9 @@ const FILE_BYTES: u64 = 64 << 10;
 pub fn of_pod(spec: &Spec) -> Resolver {
     let read = |path: &str| {
         let host_path = spec.host_path(Path::new(path))?;
-        let mut text = String::new();
-        std::fs::File::open(host_path)
-            .and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text))
+        read_no_link(&host_path, FILE_BYTES)
             .map_err(|error| tracing::warn!(path, %error, "the pod's file cannot be read"))
-            .ok()?;
-        Some(text)
+            .ok()
     };
     let mut resolver = resolv_conf(&read("/etc/resolv.conf").unwrap_or_default());
     resolver.hosts = hosts(&read("/etc/hosts").unwrap_or_default());

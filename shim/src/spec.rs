@@ -252,6 +252,15 @@ impl Spec {
 
     /// The path on the node of a path in the container, by way of the mounts.
     pub fn host_path(&self, in_container: &Path) -> Option<PathBuf> {
+        let (source, rest) = self.mounted(in_container)?;
+        Some(match rest.as_os_str().is_empty() {
+            true => source,
+            false => source.join(rest),
+        })
+    }
+
+    /// The source of the mount that holds a path in the container, and the path below it.
+    pub fn mounted(&self, in_container: &Path) -> Option<(PathBuf, PathBuf)> {
         self.mounts
             .iter()
             .filter_map(|mount| {
@@ -259,13 +268,7 @@ impl Spec {
                 Some((mount, rest))
             })
             .max_by_key(|(mount, _)| mount.destination.components().count())
-            .map(|(mount, rest)| {
-                if rest.as_os_str().is_empty() {
-                    mount.source.clone()
-                } else {
-                    mount.source.join(rest)
-                }
-            })
+            .map(|(mount, rest)| (mount.source.clone(), rest.to_owned()))
     }
 
     /// The memory limit in bytes, if there is one.

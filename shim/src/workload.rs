@@ -203,6 +203,8 @@ impl Workload {
     pub async fn run(mut self, mut signal: watch::Receiver<u32>) -> Ended {
         let mut draining = false;
         let mut deaths = 0;
+        // What start saw on the board counts too: a command may have ended by then.
+        self.host.board.mark_changed();
         loop {
             tokio::select! {
                 changed = signal.changed() => {

@@ -27,7 +27,7 @@ pub mod proto {
 }
 
 pub use function::{Function, FunctionKey, Invalid, Limits};
-pub use outcome::{FailureReason, Outcome, StartKind};
+pub use outcome::{FailureReason, Outcome, StartKind, brief};
 
 /// Version of the operator's stream. Raised when an older peer would misunderstand a message; added fields do not
 /// raise it.

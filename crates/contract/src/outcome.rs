@@ -121,9 +121,34 @@ impl FailureReason {
     }
 }
 
+/// Longest sentence about a failure, in bytes. Names and traces in it may be a guest's choice, and it travels in reports,
+/// conditions and events.
+pub const SENTENCE_BYTES: usize = 2000;
+
+/// A sentence of at most [`SENTENCE_BYTES`]; a longer one is cut and says so.
+pub fn brief(mut sentence: String) -> String {
+    const CUT: &str = " … (cut)";
+    if sentence.len() > SENTENCE_BYTES {
+        let end = sentence.floor_char_boundary(SENTENCE_BYTES - CUT.len());
+        sentence.truncate(end);
+        sentence.push_str(CUT);
+    }
+    sentence
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_sentence_is_cut_between_characters() {
+        assert_eq!(brief("short".to_owned()), "short");
+        let cut = brief("ä".repeat(5000));
+        assert!(
+            cut.len() <= SENTENCE_BYTES && cut.ends_with("ä … (cut)"),
+            "{cut}"
+        );
+    }
 
     #[test]
     fn words_lead_back_to_their_variant() {

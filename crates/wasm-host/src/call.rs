@@ -148,20 +148,23 @@ where
             ),
         ));
     }
-    let Some(place) = function.place().await else {
+    let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
+    let place = tokio::time::timeout_at(deadline, function.place()).await;
+    let Ok(Some(place)) = place else {
         let problem = format!(
             "{} calls run and {} wait, which is all that the function allows",
             limits.concurrency, limits.queue_length
         );
         return Err((Outcome::Overloaded, problem));
     };
-    let (instance, start) = function.activate().await.map_err(|error| match error {
+    let activated = tokio::time::timeout_at(deadline, function.activate()).await;
+    let activated = activated.unwrap_or(Err(StartError::Deadline));
+    let (instance, start) = activated.map_err(|error| match error {
         StartError::Deadline => (Outcome::DeadlineExceeded, error.to_string()),
         StartError::Failed(_) => (Outcome::Unavailable, error.to_string()),
     })?;
     // The first word about the start stands too.
     let _ = call.start.set(start);
-    let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
     let (sender, mut receiver) = oneshot::channel();
     let request = bounded(request, limits.request_body_bytes, call);
     let work = run(instance, request, sender, call.clone(), place, deadline);

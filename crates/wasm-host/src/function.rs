@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use hearth_contract::{FailureReason, Function, Outcome, StartKind, proto};
+use hearth_contract::{FailureReason, Function, Outcome, StartKind, brief, proto};
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,8 @@ use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
 use crate::pool::Counts;
 
+/// Longest start-up of an instance: it holds one of the few places in which all functions make theirs.
+const START: Duration = Duration::from_secs(10);
 /// Pause before a warm instance is tried again after a failure; doubled up to the second value.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -97,7 +99,7 @@ impl std::fmt::Debug for HostedFunction {
 /// Why no instance could be handed out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("no instance could be made within the call's deadline")]
+    #[error("no instance could be made within the call's deadline, or 10 s")]
     Deadline,
     #[error("no instance could be made: {0:#}")]
     Failed(wasmtime::Error),
@@ -276,12 +278,10 @@ impl HostedFunction {
     }
 
     async fn make(&self) -> Result<Instance, StartError> {
+        // Start-up code has the time of a call, and no more than refilling can spare.
+        let bound = self.spec.limits.deadline.min(START);
         let mut store = instance::store(&self.shared.engine, &self.spec, &self.grants);
-        let made = tokio::time::timeout(
-            self.spec.limits.deadline,
-            self.pre.instantiate_async(&mut store),
-        )
-        .await;
+        let made = tokio::time::timeout(bound, self.pre.instantiate_async(&mut store)).await;
         match made {
             Ok(Ok(proxy)) => Ok(Instance { store, proxy }),
             Ok(Err(error)) => Err(StartError::Failed(error)),
@@ -356,7 +356,7 @@ impl HostedFunction {
         self.grants
             .stderr
             .note(&format!("a warm instance could not be made: {problem}"));
-        self.set_failure(Some(problem.to_owned()));
+        self.set_failure(Some(brief(problem.to_owned())));
         self.shared.changed.notify_one();
     }
 
@@ -372,10 +372,12 @@ impl HostedFunction {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let state = if failure.is_some() {
-            proto::State::Failed
-        } else {
-            proto::State::Serving
+        let in_use = self.in_use.load(Ordering::Relaxed);
+        // One more that finds no room is no failure of those that serve: `warm` below the target says it.
+        let failure = failure.filter(|_| counts.warm == 0 && in_use == 0);
+        let state = match failure {
+            Some(_) => proto::State::Failed,
+            None => proto::State::Serving,
         };
         proto::FunctionReport {
             r#ref: Some(self.spec.key.clone().into()),
@@ -387,7 +389,7 @@ impl HostedFunction {
             }),
             digest: self.digest.clone(),
             warm: counts.warm,
-            in_use: self.in_use.load(Ordering::Relaxed),
+            in_use,
             queued: self.queued.load(Ordering::Relaxed),
             calls: self.tally.report(),
             // Placement and what callers meet are the shim's to say: it holds the socket.

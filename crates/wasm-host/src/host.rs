@@ -27,6 +27,9 @@ use crate::serve::{self, Current};
 /// Warm instances that are made at once, all functions together.
 const REFILLS: usize = 2;
 
+/// How long a removal waits for calls; those that run longer end at their own deadlines.
+const REMOVAL: Duration = Duration::from_secs(30);
+
 /// What a process is told once.
 #[derive(Debug, Clone, Default)]
 pub struct HostSettings {
@@ -267,8 +270,8 @@ impl Host {
             .clone();
         entry.stop.cancel();
         function.retire();
-        // Bounded by the function's deadline: that ends its calls, and with them their connections.
-        let bound = function.spec.limits.deadline + Duration::from_secs(1);
+        // The function's deadline ends its calls, and with them their connections; a long one is not waited for.
+        let bound = REMOVAL.min(function.spec.limits.deadline + Duration::from_secs(1));
         if tokio::time::timeout(bound, entry.server).await.is_err() {
             tracing::warn!(function = %function.spec.key, "connections outlived the function's deadline");
         }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use hearth_api::v1alpha1::AgentFunction;
+use hearth_cluster::Image;
 use hearth_e2e::{Cx, call, manifest};
 
 use crate::support::{self, HELLO, contains};
@@ -136,6 +137,14 @@ async fn broken(cx: &Cx, guest: &str, reason: &str, words: &[&str]) -> Result<()
 
 pub(crate) async fn an_import_that_hearth_does_not_offer(cx: &Cx) -> Result<()> {
     broken(cx, "unknown-import", "UnknownImport", &["acme:db/store"]).await
+}
+
+pub(crate) async fn a_bundle_for_another_architecture(cx: &Cx) -> Result<()> {
+    let wasm = std::fs::read(cx.cluster.guest("hello-c")).context("read the guest")?;
+    let image = Image::wasm_file("hello.wasm", wasm).architecture("s390x");
+    let image = cx.cluster.push_image("e2e/other-architecture:1", &image)?;
+    fails(cx, &image, "NotABundle", &["architecture"]).await?;
+    Ok(())
 }
 
 pub(crate) async fn a_core_module(cx: &Cx) -> Result<()> {

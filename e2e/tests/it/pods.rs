@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 
 use crate::support::{self, HELLO, contains};
 
@@ -52,6 +52,46 @@ pub(crate) async fn a_bundle_runs_as_an_ordinary_pod(cx: &Cx) -> Result<()> {
 pub(crate) async fn a_wasm_artifact_runs_as_an_ordinary_pod(cx: &Cx) -> Result<()> {
     let image = support::guest(cx, "hello-c")?;
     answers(cx, &image).await
+}
+
+pub(crate) async fn the_example_pod_runs_as_it_stands(cx: &Cx) -> Result<()> {
+    let manifest = cx
+        .cluster
+        .layout()
+        .repository()
+        .join("examples/plain-pod/pod.yaml");
+    cx.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
+    let pod = running(cx, "plain-hello").await?;
+    let address = pod
+        .status
+        .and_then(|status| status.pod_ip)
+        .context("an address")?;
+    let answer = call::get(&format!("{address}:8080"), "/?name=Hearth").await?;
+    contains("the answer", &answer.body, "Hello, Hearth!")
+}
+
+pub(crate) async fn a_command_runs_as_a_job_and_its_exit_code_is_kept(cx: &Cx) -> Result<()> {
+    let image = support::guest(cx, "command")?;
+    for (name, code) in [("completes", 0), ("fails", 1)] {
+        cx.apply(&format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {name}\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      runtimeClassName: hearth\n      restartPolicy: Never\n      containers:\n        - name: command\n          image: {image}\n          command: [command, \"{code}\"]\n"
+        ))?;
+        let pods = cx.pods();
+        let ended = until(&format!("job {name} to end"), SETTLE, || async {
+            let labels = ListParams::default().labels(&format!("job-name={name}"));
+            let pod = pods.list(&labels).await?.items.into_iter().next();
+            let statuses = pod
+                .and_then(|pod| pod.status?.container_statuses)
+                .unwrap_or_default();
+            let ended = statuses
+                .first()
+                .and_then(|status| status.state.clone()?.terminated);
+            Ok(ended.map_or_else(|| Seen::NotYet(format!("{statuses:?}")), Seen::Yes))
+        })
+        .await?;
+        ensure!(ended.exit_code == code, "{name}: {ended:?}");
+    }
+    Ok(())
 }
 
 pub(crate) async fn a_deleted_pod_leaves_nothing_behind(cx: &Cx) -> Result<()> {

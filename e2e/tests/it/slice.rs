@@ -241,7 +241,15 @@ pub(crate) async fn calls_go_on_while_the_operator_is_away(cx: &Cx) -> Result<()
         "--selector=app.kubernetes.io/component=operator",
         "--timeout=60s",
     ])?;
-    let load = load::run(&address, "/", 2, Duration::from_secs(3)).await;
+    // Calls while it is away, while it comes back, and while pool pods dial it again.
+    let calls = tokio::spawn({
+        let address = address.clone();
+        async move {
+            let kept = load::run(&address, "/", 2, Duration::from_secs(12));
+            let fresh = load::fresh(&address, "/", Duration::from_secs(12));
+            tokio::try_join!(kept, fresh)
+        }
+    });
     kubectl(&["scale", "deployment/hearth-operator", "--replicas=1"])?;
     kubectl(&[
         "rollout",
@@ -249,7 +257,13 @@ pub(crate) async fn calls_go_on_while_the_operator_is_away(cx: &Cx) -> Result<()
         "deployment/hearth-operator",
         "--timeout=60s",
     ])?;
-    let load = load?;
+    let (kept, load) = calls.await??;
+    ensure!(
+        kept.failed == 0,
+        "{} of {} calls on kept connections failed",
+        kept.failed,
+        kept.micros.len()
+    );
     ensure!(
         load.failed == 0,
         "{} of {} calls failed",
@@ -268,6 +282,18 @@ pub(crate) async fn calls_go_on_while_the_operator_is_away(cx: &Cx) -> Result<()
         Ok(Seen::when(replicas == 5, (), format!("{replicas}")))
     })
     .await
+}
+
+pub(crate) async fn the_hello_example_runs_as_it_stands(cx: &Cx) -> Result<()> {
+    let manifest = cx
+        .cluster
+        .layout()
+        .repository()
+        .join("examples/hello-c/agentfunction.yaml");
+    cx.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
+    cx.condition("hello-c", "Ready", "True").await?;
+    let answer = call::get(&cx.route("hello-c").await?, "/?name=Hearth").await?;
+    contains("the answer", &answer.body, "Hello, Hearth!")
 }
 
 pub(crate) async fn egress_is_denied_unless_listed(cx: &Cx) -> Result<()> {

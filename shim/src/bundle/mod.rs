@@ -38,7 +38,7 @@ impl Failure {
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
         Self {
             reason,
-            message: message.into(),
+            message: hearth_contract::brief(message.into()),
         }
     }
 

@@ -202,6 +202,11 @@ impl Actor {
             }
         }
         for (uid, wanted) in &desired.functions {
+            if !self.slots.contains_key(uid) {
+                // It is back: what was said of its end is not true any more.
+                self.publish
+                    .send_modify(|board| board.removed.retain(|removed| removed != uid));
+            }
             let slot = self.slots.entry(uid.clone()).or_default();
             if slot.wanted.as_ref() != Some(wanted) || desired.started {
                 slot.want(Some(wanted.clone()));
@@ -221,7 +226,7 @@ impl Actor {
                 message,
                 descriptors: Vec::new(),
             };
-            self.engine.send(*number, parcel).await;
+            self.engine.send(*number, parcel);
         } else if desired.drain.is_some() && self.up.is_none() {
             self.publish.send_modify(|board| board.drained = true);
         }
@@ -370,7 +375,7 @@ impl Actor {
                     }
                     let uid = uid.to_owned();
                     let message = to_engine::Message::SetTarget(proto::SetTarget { uid, target });
-                    self.tell(message, Vec::new()).await;
+                    self.tell(message, Vec::new());
                 }
                 Step::Remove => {
                     if let Some(placed) = &mut slot.placed {
@@ -380,7 +385,7 @@ impl Actor {
                         .insert(uid.to_owned(), Instant::now() + REMOVAL);
                     let uid = uid.to_owned();
                     let message = to_engine::Message::Remove(proto::Remove { uid });
-                    self.tell(message, Vec::new()).await;
+                    self.tell(message, Vec::new());
                 }
                 Step::Forget => {
                     self.slots.remove(uid);
@@ -462,7 +467,7 @@ impl Actor {
             prefix_logs: self.prefix_logs,
             start: start.as_str().to_owned(),
         });
-        self.tell(message, descriptors).await;
+        self.tell(message, descriptors);
         if let Some(slot) = self.slots.get_mut(uid) {
             slot.said = None;
             slot.placed = Some(Placed {
@@ -501,13 +506,13 @@ impl Actor {
         }
     }
 
-    async fn tell(&self, message: to_engine::Message, descriptors: Vec<Arc<std::os::fd::OwnedFd>>) {
+    fn tell(&self, message: to_engine::Message, descriptors: Vec<Arc<std::os::fd::OwnedFd>>) {
         if let Some((number, _)) = &self.up {
             let parcel = Parcel {
                 message,
                 descriptors,
             };
-            self.engine.send(*number, parcel).await;
+            self.engine.send(*number, parcel);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_contract::proto::{self, FunctionReport, State};
-use hearth_contract::{Outcome, StartKind};
+use hearth_contract::{FailureReason, Outcome, StartKind};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -138,14 +138,21 @@ impl Slot {
         match report.state() {
             State::Failed if self.failed.is_none() => {
                 let wire = report.failure.clone().unwrap_or_default();
-                let reason = hearth_contract::FailureReason::from_word(&wire.reason)
-                    .unwrap_or(hearth_contract::FailureReason::NodeFault);
+                let reason =
+                    FailureReason::from_word(&wire.reason).unwrap_or(FailureReason::NodeFault);
                 self.fail(Failure::new(reason, wire.message));
                 self.answers = false;
+                // The engine goes on trying that itself, and what else it holds of the function stays.
+                if let (FailureReason::StartFailed, Some(failed)) = (reason, &mut self.failed) {
+                    failed.retry_at = None;
+                }
             }
             State::Serving => {
-                self.failed = None;
-                self.failures = 0;
+                // An old generation that still serves mends nothing of the new one.
+                if self.holds_what_is_wanted() {
+                    self.failed = None;
+                    self.failures = 0;
+                }
                 self.answers = true;
             }
             _ => {}
@@ -217,7 +224,7 @@ impl Slot {
                 report.set_state(State::Failed);
                 report.failure = Some(
                     Failure::new(
-                        hearth_contract::FailureReason::NodeFault,
+                        FailureReason::NodeFault,
                         "the engine is being started; calls wait",
                     )
                     .into(),
@@ -246,7 +253,6 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hearth_contract::FailureReason;
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_end_where_trying_cannot_help() {
@@ -342,6 +348,10 @@ mod tests {
         assert_eq!(said(&slot), (State::Compiling, true, 2, String::new()));
         slot.fail(Failure::new(FailureReason::ImageNotFound, "x"));
         assert_eq!(said(&slot), (State::Failed, true, 2, String::new()));
+        // Calls to the old bundle do not hide that.
+        slot.heard(heard(State::Serving, 1));
+        assert_eq!(said(&slot), (State::Failed, true, 2, String::new()));
+        assert!(slot.failed.is_some());
     }
 
     #[test]

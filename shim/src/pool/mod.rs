@@ -3,8 +3,9 @@
 mod stream;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
+use hearth_contract::channel::PACKET_BYTES;
 use hearth_contract::proto::{self, FunctionReport, State};
 use hearth_contract::{FUNCTION_PORTS, FailureReason, Function, pool_env};
 
@@ -24,7 +25,9 @@ pub struct Operator {
     pub name: String,
     /// PEM of the authority that signed it.
     pub authority: String,
-    /// The projected token, on the node. Read at every dial: kubelet renews it.
+    /// The pod's projected volume with the token, on the node.
+    pub volume: PathBuf,
+    /// The token in it. Read at every dial: kubelet renews it.
     pub token: PathBuf,
     /// UID of our pod.
     pub pod_uid: String,
@@ -46,20 +49,39 @@ impl Operator {
                 .map(str::to_owned)
                 .ok_or(Incomplete(name))
         };
+        let pod_uid = spec.annotation(annotation::POD_UID).unwrap_or_default();
         let in_container = PathBuf::from(env(pool_env::TOKEN_PATH)?);
+        let (volume, token) = spec
+            .mounted(&in_container)
+            .filter(|(volume, token)| {
+                is_projected(volume, pod_uid) && !token.as_os_str().is_empty()
+            })
+            .ok_or(Incomplete("a projected volume of its own with a token"))?;
         Ok(Self {
             url: env(pool_env::STREAM)?,
             name: env(pool_env::STREAM_NAME)?,
             authority: env(pool_env::STREAM_CA)?,
-            token: spec
-                .host_path(&in_container)
-                .ok_or(Incomplete("a mount that holds its token"))?,
-            pod_uid: spec
-                .annotation(annotation::POD_UID)
-                .unwrap_or_default()
-                .to_owned(),
+            volume,
+            token,
+            pod_uid: pod_uid.to_owned(),
         })
     }
+}
+
+/// Whether a mount's source is a projected volume that kubelet made for this very pod. The token is read as root and shown
+/// to the address in the pod's environment, so a path that the pod's author chose must not lead to another file.
+fn is_projected(source: &Path, pod_uid: &str) -> bool {
+    let mut parts: Vec<_> = source.components().collect();
+    let is_plain = source.is_absolute()
+        && parts
+            .iter()
+            .skip(1)
+            .all(|part| matches!(part, Component::Normal(_)));
+    parts.pop();
+    let folder: PathBuf = parts.iter().collect();
+    !pod_uid.is_empty()
+        && is_plain
+        && folder.ends_with(format!("pods/{pod_uid}/volumes/kubernetes.io~projected"))
 }
 
 /// What the operator wants, kept over reconnects.
@@ -110,8 +132,12 @@ impl Wishes {
     }
 }
 
+/// Largest function, encoded: it goes to the engine in one packet.
+const MAX_FUNCTION_BYTES: usize = PACKET_BYTES - (8 << 10);
+
 fn wanted(placed: proto::PlacedFunction) -> Result<Wanted, String> {
     let function = placed.function.ok_or("field function is missing")?;
+    let function_bytes = proto::encoded_len(&function);
     let function = Function::try_from(function).map_err(|error| error.to_string())?;
     let port = u16::try_from(placed.port)
         .ok()
@@ -126,6 +152,12 @@ fn wanted(placed: proto::PlacedFunction) -> Result<Wanted, String> {
         })?;
     if placed.image.is_empty() {
         return Err("field image is missing".to_owned());
+    }
+    let bytes = function_bytes;
+    if bytes > MAX_FUNCTION_BYTES {
+        return Err(format!(
+            "the function takes {bytes} bytes with its environment, and a node takes {MAX_FUNCTION_BYTES}; make spec.env smaller"
+        ));
     }
     Ok(Wanted {
         function,
@@ -234,14 +266,44 @@ mod tests {
         let spec: Spec = serde_json::from_str(
             r#"{"process":{"env":["HEARTH_STREAM=https://10.0.0.1:8443","HEARTH_STREAM_NAME=s","HEARTH_STREAM_CA=pem",
                 "HEARTH_TOKEN_PATH=/var/run/hearth/token"]},
-                "mounts":[{"destination":"/var/run/hearth","source":"/kubelet/v"}],
+                "mounts":[{"destination":"/var/run/hearth","source":"/kubelet/pods/u/volumes/kubernetes.io~projected/t"}],
                 "annotations":{"io.kubernetes.cri.sandbox-uid":"u"}}"#,
         )
         .unwrap();
         let operator = Operator::from_spec(&spec).unwrap();
-        assert_eq!(operator.token, PathBuf::from("/kubelet/v/token"));
+        assert!(operator.volume.ends_with("kubernetes.io~projected/t"));
+        assert_eq!(operator.token, PathBuf::from("token"));
         assert_eq!(operator.pod_uid, "u");
         let missing = Operator::from_spec(&Spec::default()).unwrap_err();
         assert!(missing.to_string().contains("HEARTH_TOKEN_PATH"));
+    }
+
+    #[test]
+    fn only_the_pods_own_projected_volume_holds_a_token() {
+        let check = |source: &str, expected| {
+            assert_eq!(is_projected(Path::new(source), "u"), expected, "{source}");
+        };
+        check(
+            "/var/lib/kubelet/pods/u/volumes/kubernetes.io~projected/t",
+            true,
+        );
+        check(
+            "/var/lib/kubelet/pods/v/volumes/kubernetes.io~projected/t",
+            false,
+        );
+        check(
+            "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/t",
+            false,
+        );
+        check(
+            "/x/pods/u/volumes/kubernetes.io~projected/t/../../../../v",
+            false,
+        );
+        check("pods/u/volumes/kubernetes.io~projected/t", false);
+        check("proc", false);
+        assert!(!is_projected(
+            Path::new("/pods//volumes/kubernetes.io~projected/t"),
+            ""
+        ));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::Read;
 use std::time::Duration;
 
 use hearth_contract::STREAM_PROTOCOL;
@@ -16,6 +15,7 @@ use tonic::{Code, Request, Status};
 
 use super::{Operator, Wishes};
 use crate::host::{Board, Desired};
+use crate::pod_file::read_beneath;
 
 /// Bound of a dial, with TLS.
 const DIAL: Duration = Duration::from_secs(5);
@@ -178,10 +178,7 @@ async fn dial(operator: &Operator) -> Result<StreamClient<tonic::transport::Chan
 }
 
 fn read_token(operator: &Operator) -> std::io::Result<String> {
-    let mut token = String::new();
-    std::fs::File::open(&operator.token)?
-        .take(TOKEN_BYTES)
-        .read_to_string(&mut token)?;
+    let token = read_beneath(&operator.volume, &operator.token, TOKEN_BYTES)?;
     Ok(token.trim().to_owned())
 }
 
