@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use hearth_cluster::{Layout, Steps, down, host, tools};
+use hearth_cluster::{Layout, Steps, down, tools};
 
 use crate::images::Build;
 use crate::{bundles, codegen, directions, up};
@@ -24,6 +24,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let steps = Steps::default();
     let layout = Layout::find()?;
     let build = Build::new(layout.repository(), false)?.with_tests();
+    up::prepare(&steps)?;
     checks(&layout, &build, &steps)?;
     if !arguments.no_cluster {
         let tested = on_cluster(&build, &steps);
@@ -70,7 +71,6 @@ fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
 }
 
 fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
-    host::check()?;
     tools::build(layout, steps)?;
     let chart = layout.repository().join("charts/hearth");
     let mut lint = Command::new(layout.tool("helm"));

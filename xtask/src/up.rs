@@ -61,13 +61,19 @@ pub(crate) fn up(nodes: u32, build: Option<&Build>, steps: &Steps) -> Result<Clu
     Ok(cluster)
 }
 
-fn start(layout: &Layout, nodes: u32, steps: &Steps) -> Result<Cluster> {
+/// What the machine must have: checked, and Debian packages installed where they are missing.
+pub(crate) fn prepare(steps: &Steps) -> Result<()> {
     host::check()?;
     let missing = host::missing_packages()?;
     if !missing.is_empty() {
         steps.step(format!("install Debian packages: {}", missing.join(" ")));
         host::install(&missing)?;
     }
+    Ok(())
+}
+
+fn start(layout: &Layout, nodes: u32, steps: &Steps) -> Result<Cluster> {
+    prepare(steps)?;
     tools::build(layout, steps)?;
     let supervisor = std::env::current_exe().context("find this program's own path")?;
     Cluster::up(layout, &Options { nodes, supervisor }, steps)

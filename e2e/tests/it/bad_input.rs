@@ -3,9 +3,13 @@
 use anyhow::{Context, Result, bail, ensure};
 use hearth_api::v1alpha1::AgentFunction;
 use hearth_cluster::Image;
+use hearth_cluster::image::{Blob, Pack, Packed};
 use hearth_e2e::{Cx, call, manifest};
 
 use crate::support::{self, HELLO, contains};
+
+/// Media type of an index: one name for images of several architectures.
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 pub(crate) async fn the_api_server_refuses_impossible_manifests(cx: &Cx) -> Result<()> {
     let cases = [
@@ -141,8 +145,26 @@ pub(crate) async fn an_import_that_hearth_does_not_offer(cx: &Cx) -> Result<()> 
 
 pub(crate) async fn a_bundle_for_another_architecture(cx: &Cx) -> Result<()> {
     let wasm = std::fs::read(cx.cluster.guest("hello-c")).context("read the guest")?;
-    let image = Image::wasm_file("hello.wasm", wasm).architecture("s390x");
-    let image = cx.cluster.push_image("e2e/other-architecture:1", &image)?;
+    let image = Image::wasm_file("hello.wasm", wasm)
+        .architecture("s390x")
+        .pack()?;
+    cx.cluster.push_image("e2e/elsewhere:s390x", &image)?;
+    let manifest = &image.manifest;
+    let index = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [{
+            "mediaType": manifest.media_type,
+            "digest": manifest.digest,
+            "size": manifest.bytes.len(),
+            "platform": {"os": "linux", "architecture": "s390x"},
+        }],
+    });
+    let index = Packed {
+        manifest: Blob::new(INDEX, index.to_string().into_bytes()),
+        blobs: Vec::new(),
+    };
+    let image = cx.cluster.push_image("e2e/elsewhere:1", &index)?;
     fails(cx, &image, "NotABundle", &["architecture"]).await?;
     Ok(())
 }
