@@ -440,6 +440,7 @@ fn inputs(layout: &Layout, nodes: u32) -> Result<String> {
     );
     for number in 1..=nodes {
         text += &format!("{:?}", node::configuration(layout, number)?);
+        text += &format!("{:?}", node::command_lines(layout, number));
     }
     Ok(digest(text.as_bytes()))
 }

@@ -251,6 +251,14 @@ fn kubelet_config(layout: &Layout, node: NodeNumber) -> Result<String> {
     Ok(text)
 }
 
+/// How kubelet and kube-proxy are called.
+pub(crate) fn command_lines(layout: &Layout, node: NodeNumber) -> [Vec<String>; 2] {
+    [
+        kubelet_arguments(layout, node),
+        proxy_arguments(layout, node),
+    ]
+}
+
 fn kubelet_arguments(layout: &Layout, node: NodeNumber) -> Vec<String> {
     vec![
         format!("--config={NODE_DIRECTORY}/kubelet.yaml"),

@@ -1,6 +1,6 @@
 //! A plain hearth pod beside a runc pod: `kubectl apply` to Ready, and the resident memory of all its processes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hearth_e2e::figure::{Aim, Figure, quantile};
@@ -38,7 +38,7 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
         },
         Figure {
             bench: "pod",
-            measure: "resident memory, all processes of the pod".to_owned(),
+            measure: "resident memory, all processes of the pod, settled".to_owned(),
             value: ours_mb,
             unit: "MB",
             peer: Some(("runc pod", theirs_mb)),
@@ -83,12 +83,27 @@ fn delete(cx: &Cx, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Megabytes (10^6) of the resident sets of the pod's shim and all below it.
+/// Between two looks at a pod's memory.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Megabytes (10^6) of the resident sets of the pod's shim and all below it, once the pod has settled: both peers give back
+/// what only their start needed within seconds.
 async fn resident(cx: &Cx, name: &str, spec: &str) -> Result<f64> {
     start(cx, name, spec).await?;
     let pod = cx.pods().get(name).await?;
     let uid = pod.metadata.uid.context("a pod has a UID")?;
-    let bytes = cx.cluster.resident_bytes_of_pod(&uid)?;
+    let bytes = until("the pod's memory to settle", SETTLE, || async {
+        let before = cx.cluster.resident_bytes_of_pod(&uid)?;
+        tokio::time::sleep(LOOK).await;
+        let now = cx.cluster.resident_bytes_of_pod(&uid)?;
+        let settled = before.abs_diff(now) * 100 < now;
+        Ok(Seen::when(
+            settled,
+            now,
+            format!("{before}, then {now} bytes"),
+        ))
+    })
+    .await?;
     delete(cx, name)?;
     Ok(bytes as f64 / 1e6)
 }
