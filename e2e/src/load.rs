@@ -24,6 +24,17 @@ impl Load {
     pub fn rate(&self) -> f64 {
         self.micros.len() as f64 / self.elapsed.as_secs_f64()
     }
+
+    /// The run is over: it says something only when a call was answered.
+    fn ended(mut self, started: Instant, address: &str, path: &str) -> Result<Self> {
+        self.elapsed = started.elapsed();
+        ensure!(
+            !self.micros.is_empty(),
+            "no call to {address}{path} was answered ({} failed)",
+            self.failed
+        );
+        Ok(self)
+    }
 }
 
 /// Calls `http://address/path` over `connections` kept-alive connections for `duration`.
@@ -47,13 +58,7 @@ pub async fn run(
         load.micros.extend(part.micros);
         load.failed += part.failed;
     }
-    load.elapsed = started.elapsed();
-    ensure!(
-        !load.micros.is_empty(),
-        "no call to {address}{path} was answered ({} failed)",
-        load.failed
-    );
-    Ok(load)
+    load.ended(started, address, path)
 }
 
 /// Calls one after the other, each over a connection of its own: every call meets the Service's rules anew.
@@ -74,13 +79,7 @@ pub async fn fresh(address: &str, path: &str, duration: Duration) -> Result<Load
         // A new connection takes a port of this side; there are 28,000 for a minute.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    load.elapsed = started.elapsed();
-    ensure!(
-        !load.micros.is_empty(),
-        "no call to {address}{path} was answered ({} failed)",
-        load.failed
-    );
-    Ok(load)
+    load.ended(started, address, path)
 }
 
 async fn worker(address: String, path: String, until: Instant) -> Result<Load> {

@@ -33,14 +33,18 @@ async fn running(cx: &Cx, name: &str) -> Result<Pod> {
     .await
 }
 
-async fn answers(cx: &Cx, image: &str) -> Result<()> {
-    cx.apply(&pod("plain", image))?;
-    let pod = running(cx, "plain").await?;
-    let address = pod
-        .status
+/// Calls a plain pod at its own address, once it is Ready.
+async fn call_pod(cx: &Cx, name: &str, path: &str) -> Result<call::Answer> {
+    let status = running(cx, name).await?.status;
+    let address = status
         .and_then(|status| status.pod_ip)
         .context("an address")?;
-    let answer = call::get(&format!("{address}:8080"), "/").await?;
+    call::get(&format!("{address}:8080"), path).await
+}
+
+async fn answers(cx: &Cx, image: &str) -> Result<()> {
+    cx.apply(&pod("plain", image))?;
+    let answer = call_pod(cx, "plain", "/").await?;
     ensure!(answer.status == 200, "{answer:?}");
     contains("the answer", &answer.body, "moin, world")
 }
@@ -61,12 +65,7 @@ pub(crate) async fn the_example_pod_runs_as_it_stands(cx: &Cx) -> Result<()> {
         .repository()
         .join("examples/plain-pod/pod.yaml");
     cx.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
-    let pod = running(cx, "plain-hello").await?;
-    let address = pod
-        .status
-        .and_then(|status| status.pod_ip)
-        .context("an address")?;
-    let answer = call::get(&format!("{address}:8080"), "/?name=Hearth").await?;
+    let answer = call_pod(cx, "plain-hello", "/?name=Hearth").await?;
     contains("the answer", &answer.body, "Hello, Hearth!")
 }
 

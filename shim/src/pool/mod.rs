@@ -137,7 +137,7 @@ const MAX_FUNCTION_BYTES: usize = PACKET_BYTES - (8 << 10);
 
 fn wanted(placed: proto::PlacedFunction) -> Result<Wanted, String> {
     let function = placed.function.ok_or("field function is missing")?;
-    let function_bytes = proto::encoded_len(&function);
+    let bytes = proto::encoded_len(&function);
     let function = Function::try_from(function).map_err(|error| error.to_string())?;
     let port = u16::try_from(placed.port)
         .ok()
@@ -153,7 +153,6 @@ fn wanted(placed: proto::PlacedFunction) -> Result<Wanted, String> {
     if placed.image.is_empty() {
         return Err("field image is missing".to_owned());
     }
-    let bytes = function_bytes;
     if bytes > MAX_FUNCTION_BYTES {
         return Err(format!(
             "the function takes {bytes} bytes with its environment, and a node takes {MAX_FUNCTION_BYTES}; make spec.env smaller"
