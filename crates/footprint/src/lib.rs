@@ -57,9 +57,9 @@ fn clean_regions(smaps: &str) -> Vec<Region> {
                     region.resident = kilobytes * 1024;
                 }
             }
-            "Private_Dirty" | "Shared_Dirty" | "Anonymous" | "Swap" | "Locked" if kilobytes > 0 => {
-                current = None;
-            }
+            // Not `Private_Dirty`: that also counts the file's own pages while they wait to be written to the disk, as
+            // every page of a program does that was just installed. A page of this process alone is anonymous.
+            "Anonymous" | "Swap" | "Locked" if kilobytes > 0 => current = None,
             _ => {}
         }
     }
@@ -97,9 +97,9 @@ fn field(line: &str) -> Option<(&str, usize)> {
 mod tests {
     use super::*;
 
-    fn mapping(header: &str, rss: usize, dirty: usize) -> String {
+    fn mapping(header: &str, rss: usize, anonymous: usize) -> String {
         format!(
-            "{header}\nSize: 64 kB\nRss: {rss} kB\nPrivate_Dirty: {dirty} kB\nAnonymous: {dirty} kB\nVmFlags: rd ex mr\n"
+            "{header}\nSize: 64 kB\nRss: {rss} kB\nPrivate_Dirty: {rss} kB\nAnonymous: {anonymous} kB\nVmFlags: rd ex mr\n"
         )
     }
 
@@ -132,6 +132,7 @@ mod tests {
         assert_eq!(clean_regions(&smaps), [expected]);
     }
 
+    /// The file of this test was written moments ago when a build has just ended: its pages may still be dirty.
     #[test]
     fn a_trimmed_process_goes_on() {
         assert!(trim().unwrap() > 0, "this very code is resident");
