@@ -1,5 +1,6 @@
 //! `hearth`: an agent without a cluster, on the same host as in one.
 
+mod manifest;
 mod serve;
 
 use std::process::ExitCode;

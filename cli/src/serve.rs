@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hearth_api::convert;
-use hearth_api::v1alpha1::AgentFunction;
 use hearth_contract::egress::EgressRule;
 use hearth_contract::{Function, FunctionKey, Limits};
 use hearth_wasm_host::capability::names::Names;
 use hearth_wasm_host::{
     Artifact, BundleKind, Engine, EngineSettings, Host, HostSettings, Placed, compile,
 };
+
+use crate::manifest;
 
 /// How long calls may take to end after Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -54,7 +55,12 @@ impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let started = Instant::now();
         let (function, bundle) = self.function()?;
-        let bytes = std::fs::read(&bundle).with_context(|| format!("read {}", bundle.display()))?;
+        let bytes = std::fs::read(&bundle).with_context(|| {
+            format!(
+                "read {}; name the agent's component, a .wasm file",
+                bundle.display()
+            )
+        })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
@@ -149,9 +155,7 @@ impl Serve {
 
     fn manifest(&self) -> Result<(Function, PathBuf)> {
         let path = self.path.display();
-        let text = std::fs::read_to_string(&self.path).with_context(|| format!("read {path}"))?;
-        let object: AgentFunction = serde_yaml::from_str(&text)
-            .with_context(|| format!("{path} is no AgentFunction manifest"))?;
+        let object = manifest::read(&self.path)?;
         let function = convert::function(&object, convert::replicas(&object.spec))
             .with_context(|| path.to_string())?;
         let Some(bundle) = &self.bundle else {
@@ -182,6 +186,7 @@ fn plain(path: &Path) -> Function {
             ..Default::default()
         },
         target: 2,
+        reuse: None,
     }
 }
 

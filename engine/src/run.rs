@@ -16,8 +16,8 @@ use hearth_wasm_host::{
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Changes within this time go out as one report.
-const REPORT_EVERY: Duration = Duration::from_millis(50);
+/// Changes within this time go out together.
+const REPORT_EVERY: Duration = Duration::from_millis(10);
 /// An engine without a placement for this long has settled.
 const SETTLED: Duration = Duration::from_secs(1);
 /// A chunk of reports stays below this, well below a packet's bound.
@@ -147,29 +147,12 @@ async fn report(
     outbox: mpsc::Sender<from_engine::Message>,
     stop: CancellationToken,
 ) {
-    let mut known = std::collections::HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = host.changed() => {}
         }
-        let reports = host.reports();
-        let uid = |report: &proto::FunctionReport| {
-            report
-                .r#ref
-                .as_ref()
-                .map(|key| key.uid.clone())
-                .unwrap_or_default()
-        };
-        let changed: Vec<_> = reports
-            .iter()
-            .filter(|report| known.get(&uid(report)) != Some(*report))
-            .cloned()
-            .collect();
-        known = reports
-            .into_iter()
-            .map(|report| (uid(&report), report))
-            .collect();
+        let changed = host.changed_reports();
         for functions in chunks(changed, CHUNK_BYTES) {
             if outbox
                 .send(from_engine::Message::Reports(proto::Reports { functions }))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hearth_contract::proto;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::objects;
 
@@ -76,6 +76,8 @@ pub(crate) struct Fleet {
     connections: Mutex<(u64, HashMap<String, Connection>)>,
     /// When this operator began to lead, or a pod was lost, whichever is later.
     unsettled: Mutex<Option<Instant>>,
+    /// Told of every report.
+    reported: Notify,
 }
 
 impl Fleet {
@@ -191,7 +193,33 @@ impl Fleet {
                     .and_then(|report| report.r#ref),
             );
         }
+        drop(fleet);
+        self.reported.notify_waiters();
         changed
+    }
+
+    /// Returns when every pod that was told of a function has said how it went, at once where none was, and after `bound`
+    /// at the latest.
+    pub(crate) async fn hear(&self, function: &str, bound: Duration) {
+        let heard = async {
+            loop {
+                // Before the look: a report between the two is not missed.
+                let reported = self.reported.notified();
+                let ended = |report: proto::FunctionReport| {
+                    matches!(report.state(), proto::State::Serving | proto::State::Failed)
+                };
+                let hosts = self.hosts_of(function);
+                if hosts
+                    .into_iter()
+                    .all(|(_, report)| report.is_some_and(ended))
+                {
+                    return;
+                }
+                reported.await;
+            }
+        };
+        // Later words bring another pass.
+        let _ = tokio::time::timeout(bound, heard).await;
     }
 
     /// UIDs of a group's connected pods.

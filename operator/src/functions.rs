@@ -31,6 +31,8 @@ const RELEASE_DEADLINE: Duration = Duration::from_secs(60);
 const RELEASE_LOOK: Duration = Duration::from_secs(1);
 /// Looks again at pods that have not come back.
 const SILENCE_LOOK: Duration = Duration::from_secs(2);
+/// How long the first pass over a function waits for its pods.
+const FIRST_WORD: Duration = Duration::from_millis(50);
 /// A look at what nobody told us about.
 const RESYNC: Duration = Duration::from_secs(300);
 
@@ -108,20 +110,17 @@ pub(crate) fn on_error(
 async fn hold(function: &AgentFunction, context: &Context) -> Result<Action, Error> {
     let namespace = function.namespace().unwrap_or_default();
     let functions: Api<AgentFunction> = Api::namespaced(context.client.clone(), &namespace);
-    if !function
-        .finalizers()
-        .iter()
-        .any(|finalizer| finalizer == FINALIZER)
-    {
-        let patch = json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "metadata": {"finalizers": [FINALIZER]}});
-        functions
-            .patch(&function.name_any(), &apply(), &Patch::Apply(patch))
-            .await
-            .map_err(api("add the finalizer"))?;
-    }
-    make_default_pool(function, context).await?;
+    // None of these needs another: together they take as long as the slowest, and pods speak meanwhile.
+    let (finalizer, pool, service, ()) = tokio::join!(
+        add_finalizer(function, &functions),
+        make_default_pool(function, context),
+        write_service(function, context),
+        hear_first(function, context),
+    );
+    finalizer?;
+    pool?;
     let mut seen = look(function, context);
-    seen.service_conflict = !write_service(function, context).await?;
+    seen.service_conflict = !service?;
     let silent = silent(function, &seen, context);
     if !seen.service_conflict {
         write_slice(function, &seen, &silent, context).await?;
@@ -132,6 +131,31 @@ async fn hold(function: &AgentFunction, context: &Context) -> Result<Action, Err
     }
     write_status(function, &seen, &functions, context).await?;
     Ok(Action::requeue(RESYNC))
+}
+
+async fn add_finalizer(
+    function: &AgentFunction,
+    functions: &Api<AgentFunction>,
+) -> Result<(), Error> {
+    let mut finalizers = function.finalizers().iter();
+    if finalizers.any(|finalizer| finalizer == FINALIZER) {
+        return Ok(());
+    }
+    let patch = json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "metadata": {"finalizers": [FINALIZER]}});
+    functions
+        .patch(&function.name_any(), &apply(), &Patch::Apply(patch))
+        .await
+        .map_err(api("add the finalizer"))?;
+    Ok(())
+}
+
+/// In the first pass over a function: a moment for its pods, which answer within milliseconds where the bundle is on the
+/// node. Then the first endpoints that are written are those that serve, and kube-proxy has one change less to carry out.
+async fn hear_first(function: &AgentFunction, context: &Context) {
+    if function.status.is_none() {
+        let uid = function.uid().unwrap_or_default();
+        context.world.fleet.hear(&uid, FIRST_WORD).await;
+    }
 }
 
 /// Endpoints whose pods say nothing, neither good nor bad, and are Ready as kubelet sees them: their streams are being

@@ -40,13 +40,15 @@ pub fn wanted(id: &str, spec: &Spec, source: Source) -> Result<Wanted, InvalidSe
         text.parse::<NonZeroU32>()
             .map_err(|_| "write a number above 0".to_owned())
     };
+    let deadline = setting(spec, "hearth.dev/deadline-ms", positive)?
+        .map_or(defaults.deadline, |ms| {
+            Duration::from_millis(ms.get().into())
+        });
     let limits = Limits {
         memory_bytes: setting(spec, "hearth.dev/memory", quantity)?
             .unwrap_or(defaults.memory_bytes),
-        deadline: setting(spec, "hearth.dev/deadline-ms", positive)?
-            .map_or(defaults.deadline, |ms| {
-                Duration::from_millis(ms.get().into())
-            }),
+        deadline,
+        cpu: deadline,
         concurrency: setting(spec, "hearth.dev/concurrency", positive)?
             .unwrap_or(defaults.concurrency),
         ..defaults
@@ -81,6 +83,7 @@ pub fn wanted(id: &str, spec: &Spec, source: Source) -> Result<Wanted, InvalidSe
                 args: spec.process.args.clone(),
             },
             target: setting(spec, "hearth.dev/warm", warm)?.unwrap_or(1),
+            reuse: None,
         },
         source,
         port,
@@ -168,6 +171,7 @@ mod tests {
         let limits = wanted.function.limits;
         assert_eq!(limits.memory_bytes.get(), 16 << 20);
         assert_eq!(limits.deadline, Duration::from_millis(100));
+        assert_eq!(limits.cpu, limits.deadline);
         assert_eq!(limits.concurrency.get(), 2);
         assert_eq!(wanted.function.target, 4);
         assert_eq!(wanted.function.capabilities.egress.len(), 2);

@@ -1,12 +1,13 @@
 //! From what a user wrote to what a node is told. The defaults are `hearth_contract::Limits::default`.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hearth_contract::function::Capabilities;
-use hearth_contract::{Function, FunctionKey, Limits};
+use hearth_contract::{Function, FunctionKey, Limits, Reuse};
 
-use crate::v1alpha1::{AgentFunction, AgentFunctionSpec, FunctionLimits};
+use crate::v1alpha1::{self, AgentFunction, AgentFunctionSpec, FunctionLimits};
 
 /// Why a manifest cannot be run. The API server refuses most of these first; a manifest that is run without a cluster
 /// meets them here.
@@ -20,7 +21,7 @@ pub enum InvalidSpec {
         /// What stands there.
         value: String,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: String,
     },
     /// An egress rule cannot be read.
     #[error("spec.egress.allow: {0}")]
@@ -67,69 +68,115 @@ pub fn function(object: &AgentFunction, target: u32) -> Result<Function, Invalid
             args: Vec::new(),
         },
         target,
+        reuse: object.spec.reuse.as_ref().map(reuse).transpose()?,
     })
 }
 
 fn limits(spec: Option<&FunctionLimits>) -> Result<Limits, InvalidSpec> {
     let mut limits = Limits::default();
     let Some(spec) = spec else { return Ok(limits) };
-    let positive = |field, value: i32| {
-        u32::try_from(value)
-            .ok()
-            .and_then(NonZeroU32::new)
-            .ok_or(InvalidSpec::Field {
-                field,
-                value: value.to_string(),
-                problem: "not greater than 0",
-            })
-    };
-    let not_negative = |field, value: i32| {
-        u32::try_from(value).map_err(|_| InvalidSpec::Field {
-            field,
-            value: value.to_string(),
-            problem: "below 0",
-        })
-    };
     if let Some(memory) = &spec.memory {
-        let bytes = quantity("limits.memory", memory)?;
-        limits.memory_bytes = NonZeroU64::new(bytes).ok_or_else(|| InvalidSpec::Field {
-            field: "limits.memory",
-            value: memory.clone(),
-            problem: "not greater than 0",
-        })?;
+        let bytes = bytes("limits.memory", memory, "1Mi", "4Gi")?;
+        limits.memory_bytes = NonZeroU64::new(bytes).expect("its bounds begin above 0");
     }
     if let Some(millis) = spec.deadline_milliseconds {
-        limits.deadline = Duration::from_millis(
-            positive("limits.deadlineMilliseconds", millis)?
-                .get()
-                .into(),
-        );
+        limits.deadline = milliseconds("limits.deadlineMilliseconds", millis, 1..=3_600_000)?;
     }
+    limits.cpu = match spec.cpu_milliseconds {
+        Some(millis) => milliseconds("limits.cpuMilliseconds", millis, 1..=3_600_000)?,
+        None => limits.deadline,
+    };
     if let Some(calls) = spec.concurrency {
-        limits.concurrency = positive("limits.concurrency", calls)?;
+        limits.concurrency = positive("limits.concurrency", calls, 10_000)?;
     }
     if let Some(queue) = &spec.queue {
         if let Some(length) = queue.length {
-            limits.queue_length = not_negative("limits.queue.length", length)?;
+            limits.queue_length = number("limits.queue.length", length, 0..=10_000)?;
         }
         if let Some(millis) = queue.wait_milliseconds {
-            limits.queue_wait = Duration::from_millis(
-                not_negative("limits.queue.waitMilliseconds", millis)?.into(),
-            );
+            limits.queue_wait = milliseconds("limits.queue.waitMilliseconds", millis, 0..=600_000)?;
         }
     }
     if let Some(body) = &spec.request_body {
-        limits.request_body_bytes = quantity("limits.requestBody", body)?;
+        limits.request_body_bytes = bytes("limits.requestBody", body, "0", "1Gi")?;
+    }
+    if let Some(head) = &spec.request_head {
+        let bytes = bytes("limits.requestHead", head, "1Ki", "256Ki")?;
+        limits.request_head_bytes = u32::try_from(bytes).expect("its bounds end below 4Gi");
+    }
+    if let Some(body) = &spec.response_body {
+        limits.response_body_bytes = bytes("limits.responseBody", body, "0", "1Gi")?;
+    }
+    if let Some(calls) = spec.outbound_calls {
+        limits.outbound_calls = number("limits.outboundCalls", calls, 0..=10_000)?;
+    }
+    if let Some(rate) = &spec.log_bytes_per_second {
+        limits.log_bytes_per_second = bytes("limits.logBytesPerSecond", rate, "0", "10Mi")?;
     }
     Ok(limits)
 }
 
+fn reuse(spec: &v1alpha1::Reuse) -> Result<Reuse, InvalidSpec> {
+    let age = match spec.seconds {
+        Some(seconds) => Duration::from_secs(number("reuse.seconds", seconds, 1..=86_400)?.into()),
+        None => Reuse::AGE,
+    };
+    Ok(Reuse {
+        calls: positive("reuse.calls", spec.calls, 1_000_000)?,
+        age,
+    })
+}
+
+/// A whole number within the bounds that the schema has, too.
+fn number(
+    field: &'static str,
+    value: i32,
+    bounds: RangeInclusive<u32>,
+) -> Result<u32, InvalidSpec> {
+    u32::try_from(value)
+        .ok()
+        .filter(|number| bounds.contains(number))
+        .ok_or_else(|| InvalidSpec::Field {
+            field,
+            value: value.to_string(),
+            problem: format!("not from {} to {}", bounds.start(), bounds.end()),
+        })
+}
+
+/// A number of which there is at least one.
+fn positive(field: &'static str, value: i32, most: u32) -> Result<NonZeroU32, InvalidSpec> {
+    let number = number(field, value, 1..=most)?;
+    Ok(NonZeroU32::new(number).expect("its bounds begin above 0"))
+}
+
+fn milliseconds(
+    field: &'static str,
+    value: i32,
+    bounds: RangeInclusive<u32>,
+) -> Result<Duration, InvalidSpec> {
+    Ok(Duration::from_millis(number(field, value, bounds)?.into()))
+}
+
+/// Bytes of a quantity within the bounds that the schema has, too.
+fn bytes(field: &'static str, value: &str, least: &str, most: &str) -> Result<u64, InvalidSpec> {
+    let bytes = quantity(field, value)?;
+    let bounds = quantity(field, least)?..=quantity(field, most)?;
+    match bounds.contains(&bytes) {
+        true => Ok(bytes),
+        false => Err(InvalidSpec::Field {
+            field,
+            value: value.to_owned(),
+            problem: format!("not from {least} to {most}"),
+        }),
+    }
+}
+
 /// Bytes of a Kubernetes quantity, rounded up. Exponents (`1e6`) and negative values are refused.
 fn quantity(field: &'static str, value: &str) -> Result<u64, InvalidSpec> {
-    let wrong = |problem| InvalidSpec::Field {
+    let wrong = |problem: &str| InvalidSpec::Field {
         field,
         value: value.to_owned(),
-        problem,
+        problem: problem.to_owned(),
     };
     let digits = value
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -168,6 +215,7 @@ mod tests {
         let function = function(&object(""), 1).unwrap();
         assert_eq!(function.limits, Limits::default());
         assert_eq!(function.capabilities, Capabilities::default());
+        assert_eq!(function.reuse, None);
         assert_eq!(
             (function.key.to_string().as_str(), function.generation),
             ("n/f", 3)
@@ -203,6 +251,60 @@ mod tests {
     }
 
     #[test]
+    fn what_a_call_may_use_arrives() {
+        let spec = "limits: {cpuMilliseconds: 5, requestHead: 8Ki, responseBody: '0', outboundCalls: 0, logBytesPerSecond: 1Mi}";
+        let limits = function(&object(spec), 0).unwrap().limits;
+        assert_eq!(
+            limits,
+            Limits {
+                cpu: Duration::from_millis(5),
+                request_head_bytes: 8192,
+                response_body_bytes: 0,
+                outbound_calls: 0,
+                log_bytes_per_second: 1 << 20,
+                ..Limits::default()
+            }
+        );
+    }
+
+    #[test]
+    fn processor_time_is_as_much_as_the_deadline() {
+        for (spec, deadline, cpu) in [
+            ("limits: {deadlineMilliseconds: 70000}", 70_000, 70_000),
+            ("limits: {cpuMilliseconds: 50}", 30_000, 50),
+            (
+                "limits: {deadlineMilliseconds: 7, cpuMilliseconds: 9}",
+                7,
+                9,
+            ),
+        ] {
+            let limits = function(&object(spec), 0).unwrap().limits;
+            let millis = |time: Duration| time.as_millis();
+            assert_eq!(
+                (millis(limits.deadline), millis(limits.cpu)),
+                (deadline, cpu),
+                "{spec}"
+            );
+        }
+    }
+
+    #[test]
+    fn reuse_arrives() {
+        for (spec, age) in [
+            ("reuse: {calls: 1000}", Reuse::AGE),
+            ("reuse: {calls: 1000, seconds: 60}", Duration::from_secs(60)),
+        ] {
+            let calls = NonZeroU32::new(1000).unwrap();
+            let expected = Some(Reuse { calls, age });
+            assert_eq!(
+                function(&object(spec), 0).unwrap().reuse,
+                expected,
+                "{spec}"
+            );
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_is_named() {
         for (spec, word) in [
             ("limits: {memory: lots}", "limits.memory"),
@@ -214,6 +316,17 @@ mod tests {
                 "limits.deadlineMilliseconds",
             ),
             ("limits: {queue: {length: -1}}", "limits.queue.length"),
+            ("limits: {cpuMilliseconds: 0}", "limits.cpuMilliseconds"),
+            ("limits: {requestHead: '1023'}", "limits.requestHead"),
+            ("limits: {requestHead: '1e4'}", "limits.requestHead"),
+            ("limits: {responseBody: 2Gi}", "limits.responseBody"),
+            ("limits: {outboundCalls: -1}", "limits.outboundCalls"),
+            (
+                "limits: {logBytesPerSecond: '-1'}",
+                "limits.logBytesPerSecond",
+            ),
+            ("reuse: {calls: 0}", "reuse.calls"),
+            ("reuse: {calls: 1, seconds: 0}", "reuse.seconds"),
             ("egress: {allow: ['ftp://x']}", "egress"),
         ] {
             let error = function(&object(spec), 0).unwrap_err().to_string();

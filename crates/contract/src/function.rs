@@ -38,20 +38,52 @@ pub struct Limits {
     pub queue_wait: Duration,
     /// Bytes of one request body; a larger one is refused.
     pub request_body_bytes: u64,
+    /// Processor time of one call.
+    pub cpu: Duration,
+    /// Bytes of one answer's body; a larger one ends the call.
+    pub response_body_bytes: u64,
+    /// Bytes of one request's line and headers together; a larger head is refused.
+    pub request_head_bytes: u32,
+    /// Calls out that one call may make; the next one is refused.
+    pub outbound_calls: u32,
+    /// Bytes of log lines a second; more is dropped and counted.
+    pub log_bytes_per_second: u64,
 }
 
 impl Default for Limits {
     /// What a manifest without `limits` gets.
     fn default() -> Self {
+        let deadline = Duration::from_secs(30);
         Self {
             memory_bytes: NonZeroU64::new(64 << 20).expect("not zero"),
-            deadline: Duration::from_secs(30),
+            deadline,
             concurrency: NonZeroU32::new(100).expect("not zero"),
             queue_length: 100,
             queue_wait: Duration::from_secs(1),
             request_body_bytes: 10 << 20,
+            cpu: deadline,
+            response_body_bytes: 100 << 20,
+            request_head_bytes: 64 << 10,
+            outbound_calls: 50,
+            log_bytes_per_second: 64 << 10,
         }
     }
+}
+
+/// How long an instance answers calls, one after the other. The bound that is met first ends it.
+///
+/// What a call leaves in the instance's memory is there for the next one, whoever calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reuse {
+    /// Calls of one instance.
+    pub calls: NonZeroU32,
+    /// Age at which an instance is replaced.
+    pub age: Duration,
+}
+
+impl Reuse {
+    /// Age of instances whose function names none.
+    pub const AGE: Duration = Duration::from_secs(300);
 }
 
 /// What the function may touch. The default is nothing.
@@ -65,7 +97,7 @@ pub struct Capabilities {
     pub args: Vec<String>,
 }
 
-/// One function: who, how much, what it may touch, how many warm.
+/// One function: who, how much, what it may touch, how many warm, for how many calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     /// Who.
@@ -78,6 +110,8 @@ pub struct Function {
     pub capabilities: Capabilities,
     /// Warm instances to hold.
     pub target: u32,
+    /// How long one instance answers calls; `None`: each call gets a fresh one.
+    pub reuse: Option<Reuse>,
 }
 
 /// Why a message was refused.
@@ -126,21 +160,42 @@ impl TryFrom<proto::Limits> for Limits {
         if wire.deadline_ms == 0 {
             return Err(Invalid::Zero("deadline_ms"));
         }
+        let deadline = Duration::from_millis(wire.deadline_ms.into());
+        let default = Self::default();
         Ok(Self {
             memory_bytes: NonZeroU64::new(wire.memory_bytes)
                 .ok_or(Invalid::Zero("memory_bytes"))?,
-            deadline: Duration::from_millis(wire.deadline_ms.into()),
+            deadline,
             concurrency: NonZeroU32::new(wire.concurrency).ok_or(Invalid::Zero("concurrency"))?,
             queue_length: wire.queue_length,
             queue_wait: Duration::from_millis(wire.queue_wait_ms.into()),
             request_body_bytes: wire.request_body_bytes,
+            cpu: match wire.cpu_ms {
+                0 => deadline,
+                millis => Duration::from_millis(millis.into()),
+            },
+            response_body_bytes: wire
+                .response_body_bytes
+                .unwrap_or(default.response_body_bytes),
+            request_head_bytes: match wire.request_head_bytes {
+                0 => default.request_head_bytes,
+                bytes => bytes,
+            },
+            outbound_calls: wire.outbound_calls.unwrap_or(default.outbound_calls),
+            log_bytes_per_second: wire
+                .log_bytes_per_second
+                .unwrap_or(default.log_bytes_per_second),
         })
     }
 }
 
+/// As the wire holds it, which is far more than the API accepts.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
 impl From<Limits> for proto::Limits {
     fn from(limits: Limits) -> Self {
-        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Self {
             memory_bytes: limits.memory_bytes.get(),
             deadline_ms: millis(limits.deadline),
@@ -148,6 +203,34 @@ impl From<Limits> for proto::Limits {
             queue_length: limits.queue_length,
             queue_wait_ms: millis(limits.queue_wait),
             request_body_bytes: limits.request_body_bytes,
+            cpu_ms: millis(limits.cpu),
+            response_body_bytes: Some(limits.response_body_bytes),
+            request_head_bytes: limits.request_head_bytes,
+            outbound_calls: Some(limits.outbound_calls),
+            log_bytes_per_second: Some(limits.log_bytes_per_second),
+        }
+    }
+}
+
+impl TryFrom<proto::Reuse> for Reuse {
+    type Error = Invalid;
+
+    fn try_from(wire: proto::Reuse) -> Result<Self, Invalid> {
+        Ok(Self {
+            calls: NonZeroU32::new(wire.calls).ok_or(Invalid::Zero("reuse.calls"))?,
+            age: match wire.age_ms {
+                0 => Self::AGE,
+                millis => Duration::from_millis(millis.into()),
+            },
+        })
+    }
+}
+
+impl From<Reuse> for proto::Reuse {
+    fn from(reuse: Reuse) -> Self {
+        Self {
+            calls: reuse.calls.get(),
+            age_ms: millis(reuse.age),
         }
     }
 }
@@ -200,6 +283,7 @@ impl TryFrom<proto::Function> for Function {
             limits: wire.limits.ok_or(Invalid::Missing("limits"))?.try_into()?,
             capabilities: wire.capabilities.unwrap_or_default().try_into()?,
             target: wire.target,
+            reuse: wire.reuse.map(Reuse::try_from).transpose()?,
         })
     }
 }
@@ -212,6 +296,7 @@ impl From<Function> for proto::Function {
             limits: Some(function.limits.into()),
             capabilities: Some(function.capabilities.into()),
             target: function.target,
+            reuse: function.reuse.map(Into::into),
         }
     }
 }
@@ -238,8 +323,29 @@ mod tests {
                     queue_length: queue,
                     queue_wait: Duration::from_millis(wait.into()),
                     request_body_bytes: body,
+                    ..Limits::default()
                 },
             );
+        let limits = (
+            limits,
+            1u32..,
+            any::<u64>(),
+            1u32..,
+            any::<u32>(),
+            any::<u64>(),
+        )
+            .prop_map(|(limits, cpu, answer, head, calls, logs)| Limits {
+                cpu: Duration::from_millis(cpu.into()),
+                response_body_bytes: answer,
+                request_head_bytes: head,
+                outbound_calls: calls,
+                log_bytes_per_second: logs,
+                ..limits
+            });
+        let reuse = prop::option::of((1u32.., 1u32..).prop_map(|(calls, age)| Reuse {
+            calls: NonZeroU32::new(calls).unwrap(),
+            age: Duration::from_millis(age.into()),
+        }));
         let env = prop::collection::vec(("[A-Z]{1,8}", ".{0,16}"), 0..4);
         let egress = prop::collection::vec("[a-z]{1,8}(\\.[a-z]{2,3})?:[1-9][0-9]{0,3}", 0..4);
         (
@@ -251,9 +357,10 @@ mod tests {
             env,
             egress,
             any::<u32>(),
+            reuse,
         )
             .prop_map(
-                |(uid, namespace, name, generation, limits, env, egress, target)| Function {
+                |(uid, namespace, name, generation, limits, env, egress, target, reuse)| Function {
                     key: FunctionKey {
                         uid,
                         namespace,
@@ -267,6 +374,7 @@ mod tests {
                         args: Vec::new(),
                     },
                     target,
+                    reuse,
                 },
             )
     }
@@ -281,12 +389,57 @@ mod tests {
     }
 
     #[test]
+    fn what_an_older_peer_does_not_send_has_its_default() {
+        let wire = proto::Limits {
+            memory_bytes: 1,
+            deadline_ms: 70_000,
+            concurrency: 1,
+            ..proto::Limits::default()
+        };
+        let limits = Limits::try_from(wire).unwrap();
+        let default = Limits::default();
+        assert_eq!(limits.cpu, Duration::from_secs(70));
+        assert_eq!(
+            limits,
+            Limits {
+                response_body_bytes: default.response_body_bytes,
+                request_head_bytes: default.request_head_bytes,
+                outbound_calls: default.outbound_calls,
+                log_bytes_per_second: default.log_bytes_per_second,
+                ..limits
+            }
+        );
+        let reuse = proto::Reuse {
+            calls: 1,
+            age_ms: 0,
+        };
+        assert_eq!(Reuse::try_from(reuse).unwrap().age, Reuse::AGE);
+    }
+
+    #[test]
+    fn none_at_all_is_not_the_default() {
+        let nothing = Limits {
+            response_body_bytes: 0,
+            outbound_calls: 0,
+            log_bytes_per_second: 0,
+            ..Limits::default()
+        };
+        let bytes = prost::Message::encode_to_vec(&proto::Limits::from(nothing));
+        let wire: proto::Limits = prost::Message::decode(bytes.as_slice()).unwrap();
+        assert_eq!(Limits::try_from(wire), Ok(nothing));
+    }
+
+    #[test]
     fn zero_and_missing_are_named() {
         let limits = proto::Limits::default();
         assert_eq!(Limits::try_from(limits), Err(Invalid::Zero("deadline_ms")));
         assert_eq!(
             Function::try_from(proto::Function::default()),
             Err(Invalid::Missing("ref"))
+        );
+        assert_eq!(
+            Reuse::try_from(proto::Reuse::default()),
+            Err(Invalid::Zero("reuse.calls"))
         );
     }
 }

@@ -26,7 +26,7 @@ pub mod proto {
     }
 }
 
-pub use function::{Function, FunctionKey, Invalid, Limits};
+pub use function::{Function, FunctionKey, Invalid, Limits, Reuse};
 pub use outcome::{FailureReason, Outcome, StartKind, brief};
 
 /// Version of the operator's stream. Raised when an older peer would misunderstand a message; added fields do not

@@ -41,10 +41,14 @@ words! {
         OutOfMemory = "out_of_memory",
         /// The deadline passed before the answer was complete.
         DeadlineExceeded = "deadline_exceeded",
+        /// The guest took more processor time than its limit.
+        CpuExceeded = "cpu_exceeded",
         /// No place was free within the queue's bounds.
         Overloaded = "overloaded",
         /// The request was larger than the function accepts.
         TooLarge = "too_large",
+        /// The answer was larger than the function may send.
+        ResponseTooLarge = "response_too_large",
         /// No instance could be made for a reason that is not the guest's call: pool memory, start-up failure.
         Unavailable = "unavailable",
         /// The caller went away first.
@@ -59,10 +63,10 @@ impl Outcome {
     pub const fn status(self) -> Option<u16> {
         match self {
             Self::Answered | Self::ClientGone => None,
-            Self::Trapped | Self::OutOfMemory => Some(500),
+            Self::Trapped | Self::OutOfMemory | Self::ResponseTooLarge => Some(500),
             Self::TooLarge => Some(413),
             Self::Overloaded | Self::Unavailable | Self::EngineLost => Some(503),
-            Self::DeadlineExceeded => Some(504),
+            Self::DeadlineExceeded | Self::CpuExceeded => Some(504),
         }
     }
 }

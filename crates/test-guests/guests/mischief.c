@@ -84,8 +84,8 @@ static void echo(wasi_http_types_own_incoming_request_t request, wasi_http_types
     end(stream, body);
 }
 
-// `/fetch?url=http://authority/path`: answers with what came back, or 502 and the error.
-static void fetch(char *url, wasi_http_types_own_response_outparam_t out)
+// Calls `http://authority/path` and waits for the head of the answer. Returns false with the reason when there is none.
+static bool call_out(char *url, wasi_http_types_own_incoming_response_t *response, const char **reason)
 {
     wasi_http_types_scheme_t scheme = {.tag = WASI_HTTP_TYPES_SCHEME_HTTP};
     if (strncmp(url, "https://", 8) == 0)
@@ -106,8 +106,8 @@ static void fetch(char *url, wasi_http_types_own_response_outparam_t out)
     wasi_http_outgoing_handler_own_future_incoming_response_t future;
     wasi_http_outgoing_handler_error_code_t code;
     if (!wasi_http_outgoing_handler_handle(request, NULL, &future, &code)) {
-        answer(out, 502, code.tag == WASI_HTTP_TYPES_ERROR_CODE_HTTP_REQUEST_DENIED ? "denied\n" : "not sent\n");
-        return;
+        *reason = code.tag == WASI_HTTP_TYPES_ERROR_CODE_HTTP_REQUEST_DENIED ? "denied\n" : "not sent\n";
+        return false;
     }
     wasi_http_types_borrow_future_incoming_response_t waiting = wasi_http_types_borrow_future_incoming_response(future);
     wasi_io_poll_own_pollable_t pollable = wasi_http_types_method_future_incoming_response_subscribe(waiting);
@@ -115,12 +115,25 @@ static void fetch(char *url, wasi_http_types_own_response_outparam_t out)
     wasi_io_poll_pollable_drop_own(pollable);
     wasi_http_types_result_result_own_incoming_response_error_code_void_t got;
     wasi_http_types_method_future_incoming_response_get(waiting, &got);
+    wasi_http_types_future_incoming_response_drop_own(future);
     if (got.is_err || got.val.ok.is_err) {
         bool denied = !got.is_err && got.val.ok.val.err.tag == WASI_HTTP_TYPES_ERROR_CODE_HTTP_REQUEST_DENIED;
-        answer(out, 502, denied ? "denied\n" : "failed\n");
+        *reason = denied ? "denied\n" : "failed\n";
+        return false;
+    }
+    *response = got.val.ok.val.ok;
+    return true;
+}
+
+// `/fetch?url=http://authority/path`: answers with what came back, or 502 and the reason.
+static void fetch(char *url, wasi_http_types_own_response_outparam_t out)
+{
+    wasi_http_types_own_incoming_response_t response;
+    const char *reason;
+    if (!call_out(url, &response, &reason)) {
+        answer(out, 502, reason);
         return;
     }
-    wasi_http_types_own_incoming_response_t response = got.val.ok.val.ok;
     uint16_t status = wasi_http_types_method_incoming_response_status(wasi_http_types_borrow_incoming_response(response));
     wasi_http_types_own_incoming_body_t incoming;
     wasi_http_types_method_incoming_response_consume(wasi_http_types_borrow_incoming_response(response), &incoming);
@@ -128,6 +141,38 @@ static void fetch(char *url, wasi_http_types_own_response_outparam_t out)
     stream_t stream = begin(out, status, &body);
     copy(incoming, stream);
     end(stream, body);
+}
+
+// `/fetches?url=http://authority/path`: calls until it may no more, at most a hundred times, and answers how often.
+static void fetches(char *url, wasi_http_types_own_response_outparam_t out)
+{
+    int calls = 0;
+    wasi_http_types_own_incoming_response_t response;
+    const char *reason;
+    while (calls < 100 && call_out(url, &response, &reason)) {
+        wasi_http_types_incoming_response_drop_own(response);
+        calls++;
+    }
+    char text[32];
+    snprintf(text, sizeof(text), "%d\n", calls);
+    answer(out, 200, text);
+}
+
+// `/count`: how many calls this instance has had.
+static void count(wasi_http_types_own_response_outparam_t out)
+{
+    static int calls;
+    char text[32];
+    snprintf(text, sizeof(text), "%d\n", ++calls);
+    answer(out, 200, text);
+}
+
+// `/flood`: a megabyte of lines.
+static void flood(void)
+{
+    for (int line = 0; line < 10000; line++)
+        printf("%0100d\n", line);
+    fflush(stdout);
 }
 
 static void hoard(void)
@@ -168,6 +213,13 @@ void exports_wasi_http_incoming_handler_handle(exports_wasi_http_incoming_handle
         never();
     } else if (strcmp(path, "/silent") == 0) {
         return;
+    } else if (strcmp(path, "/count") == 0) {
+        count(out);
+    } else if (strcmp(path, "/flood") == 0) {
+        flood();
+        answer(out, 200, "flooded\n");
+    } else if (strncmp(path, "/fetches?url=", 13) == 0) {
+        fetches(path + 13, out);
     } else if (strncmp(path, "/fetch?url=", 11) == 0) {
         fetch(path + 11, out);
     } else if (strcmp(path, "/echo") == 0) {

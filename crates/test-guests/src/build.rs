@@ -21,12 +21,17 @@ const CLANG: [&str; 5] = [
     "-Wno-unused-function",
 ];
 
-/// The world of `wit/agent.wit`, and the prefix of its generated files.
+/// The world of each `agent.wit`, and the prefix of its generated files.
 const WORLD: &str = "agent";
 
-/// A component that answers HTTP, from one C file against the world `hearth:agent/agent`.
-pub(crate) fn http_component(root: &Path, source: &Path) -> Result<Vec<u8>> {
-    let wit = root.join("wit");
+/// Where the world of WASI 0.2 is described, in the repository.
+pub(crate) const P2: &str = "wit";
+/// The same for WASI 0.3.
+pub(crate) const P3: &str = "wit/p3";
+
+/// A component that answers HTTP, from one C file against the world `agent` in the folder `wit`.
+pub(crate) fn http_component(root: &Path, source: &Path, wit: &str) -> Result<Vec<u8>> {
+    let wit = root.join(wit);
     let mut inputs = vec![source.to_owned(), wit.join("agent.wit")];
     inputs.extend(
         std::fs::read_dir(wit.join("deps"))?
@@ -73,7 +78,9 @@ pub(crate) fn text(source: &str) -> Result<Vec<u8>> {
 
 fn bindings(wit: &Path) -> Result<Files> {
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(wit).context("read wit/")?;
+    let (package, _) = resolve
+        .push_dir(wit)
+        .with_context(|| format!("read {}", wit.display()))?;
     let world = resolve.select_world(&[package], Some(WORLD))?;
     let mut files = Files::default();
     wit_bindgen_c::Opts::default()

@@ -15,6 +15,9 @@ pub enum Guest {
     /// One component with a behaviour for each path: `/trap`, `/spin`, `/hoard`, `/never`, `/fetch?url=`, `/log`, `/echo`,
     /// `/env?name=`, `/big`.
     Mischief,
+    /// The same for wasi:http 0.3: `/trap`, `/late-trap`, `/spin`, `/hang`, `/late-hang`, `/silent`, `/refuse`, `/empty`,
+    /// `/big`, `/fetch?url=`, `/log`, `/echo`, `/pass`.
+    P3,
     /// A command: prints its arguments and exits with the code in the first.
     Command,
     /// A component that imports `acme:db/store`.
@@ -29,9 +32,10 @@ pub enum Guest {
 
 impl Guest {
     /// Every guest.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Hello,
         Self::Mischief,
+        Self::P3,
         Self::Command,
         Self::UnknownImport,
         Self::CoreModule,
@@ -44,6 +48,7 @@ impl Guest {
         match self {
             Self::Hello => "hello-c",
             Self::Mischief => "mischief",
+            Self::P3 => "p3",
             Self::Command => "command",
             Self::UnknownImport => "unknown-import",
             Self::CoreModule => "core-module",
@@ -60,8 +65,13 @@ impl Guest {
         let root = repository();
         let guests = root.join("crates/test-guests/guests");
         match self {
-            Self::Hello => build::http_component(&root, &root.join("examples/hello-c/hello.c")),
-            Self::Mischief => build::http_component(&root, &guests.join("mischief.c")),
+            Self::Hello => {
+                build::http_component(&root, &root.join("examples/hello-c/hello.c"), build::P2)
+            }
+            Self::Mischief => {
+                build::http_component(&root, &guests.join("mischief.c"), build::P2)
+            }
+            Self::P3 => build::http_component(&root, &guests.join("p3.c"), build::P3),
             Self::Command => build::command_component(&guests.join("command.c")),
             Self::UnknownImport => build::text(
                 r#"(component (import "acme:db/store@1.0.0" (instance (export "get" (func (result u32))))))"#,

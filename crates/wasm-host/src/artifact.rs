@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use wasmtime::component::Component;
 
-use crate::engine::Engine;
+use crate::engine::{Concurrency, Engine};
 
 /// A compiled bundle, mapped read-only and shared with every process that maps the same file.
 #[derive(Clone)]
@@ -28,10 +28,16 @@ impl Artifact {
     /// When the file is no artifact of an engine with this fingerprint.
     pub fn map(engine: &Engine, file: &OwnedFd) -> wasmtime::Result<Self> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        // SAFETY: the file comes over the control channel from the shim, which opened it read-only from a directory
-        // that only root and the compile helper's output reach, after it checked SHA-256 and fingerprint.
-        let component = unsafe { Component::deserialize_file(engine.wasmtime(), path)? };
-        Ok(Self { component })
+        Self::fitting(engine, |engine| {
+            // SAFETY: the file comes over the control channel from the shim, which opened it read-only from a directory
+            // that only root and the compile helper's output reach, after it checked SHA-256 and fingerprint.
+            unsafe { Component::deserialize_file(engine, &path) }
+        })
+    }
+
+    /// The component, on the wasmtime engine that it was compiled for.
+    pub fn component(&self) -> &Component {
+        &self.component
     }
 
     /// Takes what [`crate::compile::compile`] just made in this process.
@@ -43,8 +49,25 @@ impl Artifact {
         engine: &Engine,
         compiled: &crate::compile::Compiled,
     ) -> wasmtime::Result<Self> {
-        // SAFETY: `Compiled` is only made by `compile`, in this process, from this build's wasmtime.
-        let component = unsafe { Component::deserialize(engine.wasmtime(), &compiled.artifact)? };
+        Self::fitting(engine, |engine| {
+            // SAFETY: `Compiled` is only made by `compile`, in this process, from this build's wasmtime.
+            unsafe { Component::deserialize(engine, &compiled.artifact) }
+        })
+    }
+
+    /// The engine that an artifact was compiled for is the one that takes it: each checks that before anything else.
+    fn fitting(
+        engine: &Engine,
+        load: impl Fn(&wasmtime::Engine) -> wasmtime::Result<Component>,
+    ) -> wasmtime::Result<Self> {
+        let first = load(engine.wasmtime(Concurrency::Without)?);
+        let component = match first {
+            Ok(component) => component,
+            Err(error) => {
+                let with = engine.wasmtime(Concurrency::With)?;
+                load(with).map_err(|second| error.context(format!("{second:#}")))?
+            }
+        };
         Ok(Self { component })
     }
 }

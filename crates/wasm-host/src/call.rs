@@ -1,8 +1,10 @@
 //! One call: a place, an instance, the guest, the answer, and exactly one outcome.
 //!
 //! The guest runs in its connection's task until the head of its answer is there; most guests have ended by then. One
-//! that goes on gets a task of its own, which the call's deadline ends however slowly the caller reads. A caller that
-//! goes away before the answer is complete ends its guest at once.
+//! that goes on gets a task of its own, which the call's deadline ends however slowly the caller reads, and one that
+//! computes is carried to the slow lane. A caller that goes away before the answer is complete ends its guest at once.
+
+mod p3;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -15,19 +17,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use hearth_contract::{Outcome, StartKind};
+use hearth_contract::{Limits, Outcome, StartKind};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use wasmtime_wasi_http::handler::{Prepared, Proxy};
+use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use crate::function::{HostedFunction, Place, StartError};
-use crate::instance::{Instance, State};
+use crate::instance::Instance;
+use crate::lanes::{Carried, Overspent, Spent, metered};
 
 /// The header of answers that Hearth itself makes: a word of [`Outcome`].
 pub const OUTCOME_HEADER: &str = "hearth-outcome";
@@ -77,12 +80,9 @@ impl Drop for Call {
     }
 }
 
-/// A guest at work: it ends by itself or at its deadline, and when it is dropped.
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// What is left of a guest after the head of its answer: nothing, or a task that ends when this is dropped, unless it was
 /// let go.
-struct Guest(Option<JoinHandle<()>>);
+struct Guest(Option<JoinHandle<Option<()>>>);
 
 impl Guest {
     fn let_go(&mut self) {
@@ -135,19 +135,7 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let limits = &function.spec.limits;
-    let announced = request
-        .headers()
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > limits.request_body_bytes) {
-        return Err((
-            Outcome::TooLarge,
-            format!(
-                "the request body has more than {} bytes",
-                limits.request_body_bytes
-            ),
-        ));
-    }
+    check_size(&request, limits)?;
     let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
     let place = tokio::time::timeout_at(deadline, function.place()).await;
     let Ok(Some(place)) = place else {
@@ -167,11 +155,25 @@ where
     let _ = call.start.set(start);
     let (sender, mut receiver) = oneshot::channel();
     let request = bounded(request, limits.request_body_bytes, call);
-    let work = run(instance, request, sender, call.clone(), place, deadline);
-    let mut work: Option<Work> = Some(Box::pin(unwinding(work, call.clone())));
+    let spent = Arc::new(Spent::default());
+    let work = run(
+        instance,
+        request,
+        sender,
+        call.clone(),
+        place,
+        deadline,
+        spent.clone(),
+    );
+    let lanes = function.shared.lanes.clone();
+    let mut guest = Carried::new(unwinding(work, call.clone()), spent, lanes);
+    if function.is_heavy() {
+        guest = guest.slow();
+    }
+    let mut work = Some(guest);
     let head = poll_fn(|cx| {
         if let Some(guest) = &mut work
-            && guest.as_mut().poll(cx).is_ready()
+            && Pin::new(guest).poll(cx).is_ready()
         {
             work = None;
         }
@@ -182,6 +184,10 @@ where
     match head {
         Ok(Ok(response)) => {
             let guest = Guest(work.map(tokio::spawn));
+            let limit = limits.response_body_bytes;
+            if response.body().size_hint().lower() > limit {
+                return Err((Outcome::ResponseTooLarge, too_long(limit)));
+            }
             Ok(response.map(|body| AnswerBody::Left(GuestBody::new(body, call.clone(), guest))))
         }
         Ok(Err(error)) => Err((
@@ -198,15 +204,57 @@ where
                 false => Outcome::Trapped,
             };
             let outcome = call.outcome().unwrap_or(silent);
-            Err((outcome, sentence(outcome, limits.deadline)))
+            Err((outcome, sentence(outcome, limits)))
         }
     }
 }
 
-fn sentence(outcome: Outcome, deadline: std::time::Duration) -> String {
+/// Refuses a request whose head or announced body is larger than the function accepts.
+fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(), (Outcome, String)> {
+    let fields = request.headers().iter();
+    // With the colon, the space and the end of line of HTTP/1.1.
+    let head: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum::<usize>()
+        + request.method().as_str().len()
+        + request
+            .uri()
+            .path_and_query()
+            .map_or(1, |path| path.as_str().len());
+    if head as u64 > u64::from(limits.request_head_bytes) {
+        let problem = format!(
+            "the request's line and headers have more than {} bytes",
+            limits.request_head_bytes
+        );
+        return Err((Outcome::TooLarge, problem));
+    }
+    let announced = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > limits.request_body_bytes) {
+        let problem = format!(
+            "the request body has more than {} bytes",
+            limits.request_body_bytes
+        );
+        return Err((Outcome::TooLarge, problem));
+    }
+    Ok(())
+}
+
+fn sentence(outcome: Outcome, limits: &Limits) -> String {
     match outcome {
         Outcome::DeadlineExceeded => {
-            format!("no complete answer within {} ms", deadline.as_millis())
+            format!(
+                "no complete answer within {} ms",
+                limits.deadline.as_millis()
+            )
+        }
+        Outcome::CpuExceeded => {
+            format!(
+                "the guest took more than {} ms of processor time",
+                limits.cpu.as_millis()
+            )
         }
         Outcome::OutOfMemory => "the guest reached its memory limit".to_owned(),
         Outcome::TooLarge => "the request body is larger than the function accepts".to_owned(),
@@ -235,16 +283,21 @@ async fn run(
     call: Arc<Call>,
     place: Place,
     deadline: tokio::time::Instant,
+    spent: Arc<Spent>,
 ) {
-    let ended = tokio::time::timeout_at(deadline, guest(&mut instance, request, sender)).await;
+    let limits = &call.function.spec.limits;
+    instance.begin(limits);
+    let work = guest(&mut instance, request, sender);
+    let work = metered(work, &spent, limits.cpu);
+    let ended = tokio::time::timeout_at(deadline, work).await;
+    call.function.learn(&spent);
+    let refused = instance.store.data().limiter.refused;
+    let is_well = matches!(ended, Ok(Ok(Ok(()))));
     match ended {
         // Whether it answered is seen by who waits for the answer.
-        Ok(Ok(())) => {
-            let refused = instance.store.data().limiter.refused;
-            call.out_of_memory.store(refused, Ordering::Relaxed);
-        }
-        Ok(Err(error)) => {
-            let outcome = if instance.store.data().limiter.refused {
+        Ok(Ok(Ok(()))) => call.out_of_memory.store(refused, Ordering::Relaxed),
+        Ok(Ok(Err(error))) => {
+            let outcome = if refused {
                 Outcome::OutOfMemory
             } else if call.too_large.load(Ordering::Relaxed) {
                 Outcome::TooLarge
@@ -257,10 +310,18 @@ async fn run(
                 .note(&format!("guest {outcome}: {error:#}"));
             call.end(outcome);
         }
-        Err(_) => call.end(Outcome::DeadlineExceeded),
+        // Without a limit of its own the one is as long as the other, and both may be over by now.
+        Ok(Err(Overspent)) if tokio::time::Instant::now() < deadline => {
+            call.end(Outcome::CpuExceeded);
+        }
+        Ok(Err(Overspent)) | Err(_) => call.end(Outcome::DeadlineExceeded),
     }
     // In this order: an answer that is still being sent breaks only after its outcome is known.
-    drop(instance);
+    if is_well && !refused {
+        call.function.give_back(instance);
+    } else {
+        call.function.discard(instance);
+    }
     drop(place);
 }
 
@@ -269,7 +330,7 @@ async fn guest(
     request: Request<WasiBody>,
     sender: oneshot::Sender<Answer>,
 ) -> wasmtime::Result<()> {
-    let Instance { store, proxy } = instance;
+    let Instance { store, proxy, .. } = instance;
     match proxy {
         Proxy::P2(guest) => {
             let request = store
@@ -290,27 +351,7 @@ async fn guest(
                 .call_handle(&mut *store, request, answer)
                 .await
         }
-        Proxy::P3(_) => {
-            let (first, answered) = futures::channel::oneshot::channel();
-            let relay = async move {
-                if let Ok(Ok(response)) = answered.await {
-                    let _ = sender.send(Ok(response));
-                }
-            };
-            let proxy = &*proxy;
-            let prepared = Prepared::new(
-                wasmtime::AsContextMut::as_context_mut(store),
-                proxy,
-                request,
-                State::http,
-                first,
-            )?;
-            let call = store.run_concurrent(async move |accessor| {
-                prepared.run(accessor, std::future::pending()).await
-            });
-            let (result, ()) = futures::future::join(call, relay).await;
-            result?.map(|_| ())
-        }
+        Proxy::P3(_) => p3::call(store, proxy, request, sender).await,
     }
 }
 
@@ -335,9 +376,15 @@ where
     })
 }
 
+fn too_long(limit: u64) -> String {
+    format!("the answer's body has more than {limit} bytes")
+}
+
 /// The body of a guest's answer. Its end is the call's.
 pub struct GuestBody {
     inner: WasiBody,
+    /// Bytes that may still come.
+    left: u64,
     call: Arc<Call>,
     guest: Guest,
 }
@@ -350,7 +397,21 @@ impl std::fmt::Debug for GuestBody {
 
 impl GuestBody {
     fn new(inner: WasiBody, call: Arc<Call>, guest: Guest) -> Self {
-        Self { inner, call, guest }
+        let left = call.function.spec.limits.response_body_bytes;
+        Self {
+            inner,
+            left,
+            call,
+            guest,
+        }
+    }
+
+    /// Counts a frame. False when it is more than the function may send.
+    fn fits(&mut self, frame: &Frame<Bytes>) -> bool {
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        let left = self.left.checked_sub(length);
+        self.left = left.unwrap_or(0);
+        left.is_some()
     }
 
     fn complete(&mut self) {
@@ -392,6 +453,10 @@ impl Body for GuestBody {
                 return Poll::Ready(Some(Err(self.broke_off())));
             }
             None => self.complete(),
+            Some(Ok(frame)) if !self.fits(frame) => {
+                self.call.end(Outcome::ResponseTooLarge);
+                return Poll::Ready(Some(Err(self.broke_off())));
+            }
             // The last byte of a known length: hyper does not ask again.
             Some(Ok(_)) if self.inner.size_hint().exact() == Some(0) => self.complete(),
             Some(Ok(_)) => {}

@@ -5,7 +5,7 @@ use std::io::Read;
 use wasmtime::component::Component;
 
 use crate::bundle::{BundleError, BundleKind, check_preamble};
-use crate::engine::Engine;
+use crate::engine::{Concurrency, Engine};
 use crate::instance;
 
 /// Largest component, in bytes.
@@ -20,12 +20,22 @@ pub struct Compiled {
     pub artifact: Vec<u8>,
 }
 
-/// Compiles a component and checks that it can be linked and called.
+/// Compiles a component and checks that it can be linked and called: without the component model's concurrency, and
+/// where that refuses it, with it.
 ///
 /// # Errors
 /// Says what is wrong with the bundle.
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, BundleError> {
     check_preamble(bytes)?;
+    let [without, with] = Concurrency::ALL;
+    compile_for(engine, without, bytes).or_else(|_| compile_for(engine, with, bytes))
+}
+
+fn compile_for(
+    engine: &Engine,
+    concurrency: Concurrency,
+    bytes: &[u8],
+) -> Result<Compiled, BundleError> {
     let invalid = |error: wasmtime::Error| {
         let text = format!("{error:#}");
         let cut = ["unexpected end", "unexpected EOF", "out of bounds"];
@@ -35,7 +45,8 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, BundleError> {
             text
         })
     };
-    let component = Component::from_binary(engine.wasmtime(), bytes).map_err(invalid)?;
+    let wasmtime = engine.wasmtime(concurrency).map_err(invalid)?;
+    let component = Component::from_binary(wasmtime, bytes).map_err(invalid)?;
     let kind = instance::check(engine, &component)?;
     let artifact = component.serialize().map_err(invalid)?;
     Ok(Compiled { kind, artifact })

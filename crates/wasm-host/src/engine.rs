@@ -3,11 +3,16 @@
 //! Pooling allocator with copy-on-write images: making an instance is a few system calls, not allocations. Epoch
 //! interruption: a ticker thread advances the epoch every [`EPOCH_TICK`], and a guest that computes gives its thread
 //! back at each tick, so that a spinning guest delays its neighbours by one tick and its deadline can fire.
+//!
+//! There are two wasmtime engines. Guests of WASI 0.2 run on one without the component model's concurrency, which spares
+//! each of their host calls the bookkeeping of tasks; those of WASI 0.3 need it. The second one is made when the first of
+//! them comes.
 
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How long a guest may compute before its thread looks at other work.
@@ -39,12 +44,31 @@ impl Default for EngineSettings {
     }
 }
 
-/// A configured wasmtime engine whose epoch advances while it lives.
+/// What a component needs of its engine. Part of what its artifact is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Concurrency {
+    /// WASI 0.2: one task at a time in each instance.
+    Without,
+    /// WASI 0.3: async functions, streams, futures.
+    With,
+}
+
+impl Concurrency {
+    /// Both; the cheaper one first.
+    pub(crate) const ALL: [Self; 2] = [Self::Without, Self::With];
+}
+
+/// Configured wasmtime engines whose epoch advances while this lives.
 #[derive(Clone)]
 pub struct Engine {
-    inner: wasmtime::Engine,
-    // Dropped with the last engine; the ticker thread sees that and ends.
-    _alive: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `None` for an engine that only compiles.
+    settings: Option<EngineSettings>,
+    without: wasmtime::Engine,
+    with: OnceLock<wasmtime::Engine>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -59,15 +83,9 @@ impl Engine {
     /// # Errors
     /// When this machine cannot give the address space or lacks a feature.
     pub fn new(settings: EngineSettings) -> wasmtime::Result<Self> {
-        let mut config = base_config();
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(settings)));
-        let inner = wasmtime::Engine::new(&config)?;
-        let alive = Arc::new(());
-        start_ticker(inner.clone(), Arc::downgrade(&alive))?;
-        Ok(Self {
-            inner,
-            _alive: alive,
-        })
+        let engine = Self::made(Some(settings))?;
+        start_ticker(Arc::downgrade(&engine.inner))?;
+        Ok(engine)
     }
 
     /// An engine that only compiles. Its artifacts are the same as those of [`Engine::new`].
@@ -76,35 +94,67 @@ impl Engine {
     /// When the settings do not fit this machine.
     #[cfg(feature = "compile")]
     pub fn for_compiling() -> wasmtime::Result<Self> {
-        let mut config = base_config();
-        // The pool reserves address space, which the compile helper's resource limits do not allow; its sizes are not
-        // part of an artifact, the reservation of each memory is.
-        config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        Self::made(None)
+    }
+
+    fn made(settings: Option<EngineSettings>) -> wasmtime::Result<Self> {
+        let inner = Inner {
+            without: wasmtime::Engine::new(&config(settings, Concurrency::Without))?,
+            with: OnceLock::new(),
+            settings,
+        };
         Ok(Self {
-            inner: wasmtime::Engine::new(&config)?,
-            _alive: Arc::new(()),
+            inner: Arc::new(inner),
         })
     }
 
-    /// The wasmtime engine.
-    pub fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.inner
+    /// The wasmtime engine for components that need `concurrency`.
+    ///
+    /// # Errors
+    /// When the second one is made now and this machine cannot give its address space.
+    pub(crate) fn wasmtime(&self, concurrency: Concurrency) -> wasmtime::Result<&wasmtime::Engine> {
+        let Inner {
+            settings,
+            without,
+            with,
+        } = &*self.inner;
+        if concurrency == Concurrency::Without {
+            return Ok(without);
+        }
+        if let Some(engine) = with.get() {
+            return Ok(engine);
+        }
+        let made = wasmtime::Engine::new(&config(*settings, concurrency))?;
+        // Somebody may have been faster; then that one is used.
+        Ok(with.get_or_init(|| made))
+    }
+
+    /// Which of the two engines a component is for.
+    pub(crate) fn concurrency_of(&self, component: &Component) -> Concurrency {
+        match wasmtime::Engine::same(component.engine(), &self.inner.without) {
+            true => Concurrency::Without,
+            false => Concurrency::With,
+        }
     }
 
     /// Names what an artifact depends on: our version, wasmtime's, its settings and the CPU's features. Artifacts are
     /// exchanged only between engines with equal fingerprints.
     pub fn fingerprint(&self) -> String {
         let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-        self.inner.precompile_compatibility_hash().hash(&mut hasher);
+        let compatibility = self.inner.without.precompile_compatibility_hash();
+        compatibility.hash(&mut hasher);
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
         format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.0)
     }
 }
 
-fn base_config() -> Config {
+/// The configuration of an engine that runs instances, or without `settings` of one that compiles for it.
+fn config(settings: Option<EngineSettings>, concurrency: Concurrency) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
-    config.wasm_component_model_async(true);
+    let concurrent = concurrency == Concurrency::With;
+    config.concurrency_support(concurrent);
+    config.wasm_component_model_async(concurrent);
     config.epoch_interruption(true);
     config.memory_init_cow(true);
     // Names of a trap's frames reach the owner's log; line tables would double an artifact.
@@ -115,6 +165,12 @@ fn base_config() -> Config {
     config.memory_guard_size(32 << 20);
     config.max_wasm_stack(512 << 10);
     config.async_stack_size(1 << 20);
+    config.allocation_strategy(match settings {
+        Some(settings) => InstanceAllocationStrategy::Pooling(pooling(settings)),
+        // The pool reserves address space, which the compile helper's resource limits do not allow; its sizes are not
+        // part of an artifact, the reservation of each memory is.
+        None => InstanceAllocationStrategy::OnDemand,
+    });
     config
 }
 
@@ -145,14 +201,18 @@ fn pooling(settings: EngineSettings) -> PoolingAllocationConfig {
     pool
 }
 
-fn start_ticker(engine: wasmtime::Engine, alive: Weak<()>) -> std::io::Result<()> {
+fn start_ticker(engines: Weak<Inner>) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name("epoch".to_owned())
         .stack_size(64 << 10)
         .spawn(move || {
-            while alive.strong_count() > 0 {
+            while let Some(engines) = engines.upgrade() {
+                engines.without.increment_epoch();
+                if let Some(engine) = engines.with.get() {
+                    engine.increment_epoch();
+                }
+                drop(engines);
                 std::thread::sleep(EPOCH_TICK);
-                engine.increment_epoch();
             }
         })?;
     Ok(())

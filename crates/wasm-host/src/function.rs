@@ -1,20 +1,29 @@
 //! One function in this process: its linked bundle, its warm instances, its places for calls, its tallies.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_contract::{FailureReason, Function, Outcome, StartKind, brief, proto};
 use prometheus::{Histogram, IntCounter, IntGauge};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
+use crate::lanes::{Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
-/// Longest start-up of an instance: it holds one of the few places in which all functions make theirs.
+/// Longest start-up of an instance, and the most processor time that it may take.
 const START: Duration = Duration::from_secs(10);
+/// Instances of ended calls that wait to be taken apart, at most.
+const USED: usize = 4;
+/// A function whose calls left the quick lane begins this many calls in the slow one before it is tried again.
+const HEAVY_CALLS: u32 = 16;
+/// Time between two reports about a function.
+const REPORTS: Duration = Duration::from_millis(50);
 /// Pause before a warm instance is tried again after a failure; doubled up to the second value.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -24,9 +33,12 @@ pub struct HostedFunction {
     pub(crate) digest: String,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
-    pre: wasmtime_wasi_http::handler::ProxyPre<instance::State>,
+    pre: ProxyPre<instance::State>,
     pool: Mutex<Pool>,
-    refill: Notify,
+    /// A task keeps the pool at its target.
+    refilling: AtomicBool,
+    /// Calls that are still to begin in the slow lane.
+    heavy: AtomicU32,
     retired: CancellationToken,
     places: Arc<Semaphore>,
     queued: AtomicU32,
@@ -34,6 +46,10 @@ pub struct HostedFunction {
     /// The word under which the first call is counted, until it came.
     first: Mutex<Option<StartKind>>,
     failure: Mutex<Option<String>>,
+    /// It was told that a report would say something new, and none was made since.
+    is_changed: AtomicBool,
+    /// What was reported last, and when.
+    reported: Mutex<Option<(Instant, proto::FunctionReport)>>,
     tally: Arc<Tally>,
     gauges: Gauges,
     ended: Ended,
@@ -43,6 +59,8 @@ pub struct HostedFunction {
 struct Pool {
     counts: Counts,
     warm: Vec<Instance>,
+    /// Their calls ended; taking them apart takes longer than an answer should wait.
+    used: Vec<Instance>,
 }
 
 /// Handles of the metrics of ended calls: looking one up by its labels takes longer than counting.
@@ -115,7 +133,32 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.function.in_use.fetch_sub(1, Ordering::Relaxed);
         self.function.gauges.in_use.dec();
-        self.function.shared.changed.notify_one();
+        self.function.note_change();
+    }
+}
+
+/// An instance is in a call from which it may come back. Dropped without that, it is known not to.
+pub(crate) struct Lent(Option<Arc<HostedFunction>>);
+
+impl Lent {
+    fn new(function: &Arc<HostedFunction>) -> Self {
+        Self(Some(function.clone()))
+    }
+
+    /// Whether the instance is kept.
+    fn came_back(mut self, counts: &mut Counts) -> bool {
+        self.0 = None;
+        counts.returned()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(function) = self.0.take() {
+            function.pool().counts.lost();
+            // Not on this thread's account: the instance may be dropped anywhere.
+            function.refill_on(function.shared.lanes.any());
+        }
     }
 }
 
@@ -135,7 +178,7 @@ impl HostedFunction {
         digest: String,
         shared: Arc<Shared>,
         grants: Grants,
-        pre: wasmtime_wasi_http::handler::ProxyPre<instance::State>,
+        pre: ProxyPre<instance::State>,
         first: Option<StartKind>,
         tally: Arc<Tally>,
     ) -> Arc<Self> {
@@ -163,25 +206,59 @@ impl HostedFunction {
             pre,
             pool: Mutex::new(Pool {
                 counts,
-                warm: Vec::new(),
+                ..Pool::default()
             }),
-            refill: Notify::new(),
+            refilling: AtomicBool::new(false),
+            heavy: AtomicU32::new(0),
             retired: CancellationToken::new(),
             queued: AtomicU32::new(0),
             in_use: AtomicU32::new(0),
             first: Mutex::new(first),
             failure: Mutex::new(None),
+            is_changed: AtomicBool::new(false),
+            reported: Mutex::new(None),
             tally,
             gauges,
             ended: Ended::default(),
         });
-        tokio::spawn(function.clone().keep_warm());
-        function.refill.notify_one();
+        function.refill_on(function.shared.lanes.any());
         function
     }
 
+    /// A report would say something new.
+    pub(crate) fn note_change(self: &Arc<Self>) {
+        if !self.is_changed.swap(true, Ordering::AcqRel) {
+            self.shared.changes.tell(self.clone());
+        }
+    }
+
+    /// Whether a report would come too soon after the last one.
+    pub(crate) fn is_reported(&self) -> bool {
+        let reported = self.reported();
+        reported
+            .as_ref()
+            .is_some_and(|(at, _)| at.elapsed() < REPORTS)
+    }
+
+    fn reported(&self) -> MutexGuard<'_, Option<(Instant, proto::FunctionReport)>> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The report, when it differs from the last one: a busy function is often back to where it was.
+    pub(crate) fn news(&self) -> Option<proto::FunctionReport> {
+        // Before the look: a change after it is told of again.
+        self.is_changed.store(false, Ordering::Release);
+        let report = self.report();
+        let mut reported = self.reported();
+        if matches!(&*reported, Some((_, last)) if *last == report) {
+            return None;
+        }
+        *reported = Some((Instant::now(), report.clone()));
+        Some(report)
+    }
+
     /// Counts an ended call.
-    pub(crate) fn count(&self, outcome: Outcome, start: StartKind, duration: Duration) {
+    pub(crate) fn count(self: &Arc<Self>, outcome: Outcome, start: StartKind, duration: Duration) {
         let (namespace, name) = (&self.spec.key.namespace, &self.spec.key.name);
         let metrics = &self.shared.metrics;
         self.ended.calls[outcome as usize][start as usize]
@@ -197,6 +274,8 @@ impl HostedFunction {
             })
             .observe(duration.as_secs_f64());
         self.tally.count(outcome, start);
+        // The call's place was left before.
+        self.note_change();
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
@@ -204,7 +283,7 @@ impl HostedFunction {
     }
 
     /// Changes how many instances are kept warm.
-    pub fn set_target(&self, target: u32) {
+    pub fn set_target(self: &Arc<Self>, target: u32) {
         let surplus = {
             let mut pool = self.pool();
             let surplus = pool.counts.set_target(target) as usize;
@@ -213,12 +292,12 @@ impl HostedFunction {
         };
         self.gauges.warm.sub(surplus.len() as i64);
         drop(surplus);
-        self.refill.notify_one();
-        self.shared.changed.notify_one();
+        self.refill_on(self.shared.lanes.any());
+        self.note_change();
     }
 
     /// Ends the pool: warm instances go, none are made; calls that run go on.
-    pub(crate) fn retire(&self) {
+    pub(crate) fn retire(self: &Arc<Self>) {
         self.retired.cancel();
         self.set_target(0);
     }
@@ -251,22 +330,27 @@ impl HostedFunction {
     }
 
     /// Hands out an instance: a warm one, or one made now.
-    pub(crate) async fn activate(&self) -> Result<(Instance, StartKind), StartError> {
+    pub(crate) async fn activate(self: &Arc<Self>) -> Result<(Instance, StartKind), StartError> {
         let first = self.take_first();
         let warm = {
             let mut pool = self.pool();
-            if pool.counts.take() {
-                pool.warm.pop()
-            } else {
-                None
-            }
+            let there = match self.spec.reuse {
+                Some(_) => pool.counts.lend(),
+                None => pool.counts.take(),
+            };
+            if there { pool.warm.pop() } else { None }
         };
-        if let Some(instance) = warm {
+        if let Some(mut instance) = warm {
             self.gauges.warm.dec();
-            self.refill.notify_one();
+            instance.lent = self.spec.reuse.map(|_| Lent::new(self));
+            self.refill_on(&Handle::current());
             return Ok((instance, first.unwrap_or(StartKind::Hit)));
         }
-        let instance = self.make().await?;
+        let mut instance = self.make(None).await?;
+        if self.spec.reuse.is_some() {
+            self.pool().counts.lent += 1;
+            instance.lent = Some(Lent::new(self));
+        }
         Ok((instance, first.unwrap_or(StartKind::Instantiate)))
     }
 
@@ -277,44 +361,140 @@ impl HostedFunction {
             .take()
     }
 
-    async fn make(&self) -> Result<Instance, StartError> {
-        // Start-up code has the time of a call, and no more than refilling can spare.
-        let bound = self.spec.limits.deadline.min(START);
-        let mut store = instance::store(&self.shared.engine, &self.spec, &self.grants);
-        let made = tokio::time::timeout(bound, self.pre.instantiate_async(&mut store)).await;
-        match made {
-            Ok(Ok(proxy)) => Ok(Instance { store, proxy }),
-            Ok(Err(error)) => Err(StartError::Failed(error)),
-            Err(_) => Err(StartError::Deadline),
+    /// Takes an instance whose call ended well: it waits for the next one where the function reuses instances.
+    pub(crate) fn give_back(self: &Arc<Self>, mut instance: Instance) {
+        let is_reusable = |reuse| instance.is_reusable(reuse);
+        if self.spec.reuse.as_ref().is_some_and(is_reusable)
+            && let Some(lent) = instance.lent.take()
+        {
+            let mut pool = self.pool();
+            if lent.came_back(&mut pool.counts) {
+                pool.warm.push(instance);
+                self.gauges.warm.inc();
+                return;
+            }
+        }
+        self.discard(instance);
+    }
+
+    /// Takes an instance that no other call may have. It is taken apart after its answer went out.
+    pub(crate) fn discard(self: &Arc<Self>, instance: Instance) {
+        let mut pool = self.pool();
+        if pool.used.len() < USED {
+            pool.used.push(instance);
+            drop(pool);
+            self.refill_on(&Handle::current());
         }
     }
 
-    /// Makes instances until the target is reached, then waits until one is taken or the target moves.
-    async fn keep_warm(self: Arc<Self>) {
+    /// Whether a call begins in the slow lane.
+    pub(crate) fn is_heavy(&self) -> bool {
+        let less = |calls: u32| calls.checked_sub(1);
+        let heavy = &self.heavy;
+        heavy
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+
+    /// What a call says of those that come.
+    pub(crate) fn learn(&self, spent: &Spent) {
+        if spent.is_much() {
+            self.heavy.store(HEAVY_CALLS, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes an instance here, or in the slow lane when its start-up code computes. `permit` is kept while it is here.
+    async fn make(
+        self: &Arc<Self>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Instance, StartError> {
+        let spent = Arc::new(Spent::default());
+        let (function, meter) = (self.clone(), spent.clone());
+        let work = async move { function.instantiate(&meter).await };
+        let lanes = self.shared.lanes.clone();
+        let mut work = Carried::new(work, spent, lanes);
+        let mut permit = permit;
+        let made = std::future::poll_fn(|cx| {
+            let made = std::pin::Pin::new(&mut work).poll(cx);
+            if work.is_slow() {
+                permit = None;
+            }
+            made
+        });
+        let panicked = || {
+            let problem = "the host panicked, which is a bug of Hearth";
+            Err(StartError::Failed(wasmtime::Error::msg(problem)))
+        };
+        made.await.unwrap_or_else(panicked)
+    }
+
+    async fn instantiate(&self, spent: &Spent) -> Result<Instance, StartError> {
+        // Start-up code has the time of a call, and no more than refilling can spare.
+        let bound = self.spec.limits.deadline.min(START);
+        let engine = match &self.pre {
+            ProxyPre::P2(pre) => pre.engine(),
+            ProxyPre::P3(pre) => pre.engine(),
+        };
+        let mut store = instance::store(engine, &self.spec, &self.grants);
+        let work = metered(self.pre.instantiate_async(&mut store), spent, bound);
+        let made = tokio::time::timeout(bound, work).await;
+        match made {
+            Ok(Ok(Ok(proxy))) => Ok(Instance {
+                store,
+                proxy,
+                made: Instant::now(),
+                calls: 0,
+                lent: None,
+            }),
+            Ok(Ok(Err(error))) => Err(StartError::Failed(error)),
+            Ok(Err(Overspent)) | Err(_) => Err(StartError::Deadline),
+        }
+    }
+
+    /// Sees to it that a task keeps the pool at its target; one that is there will see the need.
+    fn refill_on(self: &Arc<Self>, runtime: &Handle) {
+        if !self.refilling.swap(true, Ordering::AcqRel) {
+            runtime.spawn(self.clone().refill());
+        }
+    }
+
+    /// Takes used instances apart and makes new ones until the target is reached.
+    async fn refill(self: Arc<Self>) {
+        loop {
+            self.keep_warm().await;
+            self.refilling.store(false, Ordering::Release);
+            let pool = self.pool();
+            let is_done = pool.used.is_empty() && !pool.counts.is_short();
+            drop(pool);
+            // What came between the last look and the store was told to nobody.
+            if is_done || self.refilling.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    }
+
+    async fn keep_warm(self: &Arc<Self>) {
         let mut pause = RETRY.0;
         loop {
-            tokio::select! {
-                () = self.retired.cancelled() => return,
-                () = self.refill.notified() => {}
+            let used = std::mem::take(&mut self.pool().used);
+            drop(used);
+            if !self.start_one() {
+                return;
             }
-            while self.start_one() {
-                // Few at once: refilling must not take the cores from calls.
-                let permit = self.shared.refills.acquire().await;
-                let made = self.make().await;
-                drop(permit);
-                match made {
-                    Ok(instance) => {
-                        pause = RETRY.0;
-                        self.keep(instance);
+            // Closed never: the semaphore lives as long as the process's functions.
+            let permit = self.shared.refills.clone().acquire_owned().await.ok();
+            match self.make(permit).await {
+                Ok(instance) => {
+                    pause = RETRY.0;
+                    self.keep(instance);
+                }
+                Err(error) => {
+                    self.give_up_one(&error.to_string());
+                    tokio::select! {
+                        () = self.retired.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
                     }
-                    Err(error) => {
-                        self.give_up_one(&error.to_string());
-                        tokio::select! {
-                            () = self.retired.cancelled() => return,
-                            () = tokio::time::sleep(pause) => {}
-                        }
-                        pause = (pause * 2).min(RETRY.1);
-                    }
+                    pause = (pause * 2).min(RETRY.1);
                 }
             }
         }
@@ -324,7 +504,7 @@ impl HostedFunction {
         self.pool().counts.start_one()
     }
 
-    fn keep(&self, instance: Instance) {
+    fn keep(self: &Arc<Self>, instance: Instance) {
         let refused = {
             let mut pool = self.pool();
             if pool.counts.made() {
@@ -339,10 +519,10 @@ impl HostedFunction {
         };
         drop(refused);
         self.set_failure(None);
-        self.shared.changed.notify_one();
+        self.note_change();
     }
 
-    fn give_up_one(&self, problem: &str) {
+    fn give_up_one(self: &Arc<Self>, problem: &str) {
         self.pool().counts.failed();
         let labels = [
             self.spec.key.namespace.as_str(),
@@ -357,7 +537,7 @@ impl HostedFunction {
             .stderr
             .note(&format!("a warm instance could not be made: {problem}"));
         self.set_failure(Some(brief(problem.to_owned())));
-        self.shared.changed.notify_one();
+        self.note_change();
     }
 
     fn set_failure(&self, failure: Option<String>) {

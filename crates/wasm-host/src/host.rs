@@ -10,7 +10,6 @@ use hearth_contract::{Function, StartKind, proto};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use wasmtime::component::Linker;
 
 use crate::artifact::Artifact;
 use crate::bundle::BundleError;
@@ -18,13 +17,15 @@ use crate::capability::egress::Outside;
 use crate::capability::names::Names;
 use crate::engine::Engine;
 use crate::function::{HostedFunction, Tally};
-use crate::instance::{self, Grants, Linked, State};
+use crate::instance::{self, Grants, Linked, Linkers};
+use crate::lanes::Lanes;
 use crate::limits::MemoryBudget;
-use crate::logs::LogSink;
+use crate::logs::{LogBudget, LogSink};
 use crate::metrics::Metrics;
 use crate::serve::{self, Current};
 
-/// Warm instances that are made at once, all functions together.
+/// Warm instances that are made at once in the quick lane, all functions together: refilling must not take its threads
+/// from calls.
 const REFILLS: usize = 2;
 
 /// How long a removal waits for calls; those that run longer end at their own deadlines.
@@ -45,12 +46,33 @@ pub struct HostSettings {
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) metrics: Metrics,
-    /// Told whenever a report would say something new.
-    pub(crate) changed: Notify,
-    pub(crate) refills: Semaphore,
+    pub(crate) changes: Changes,
+    pub(crate) refills: Arc<Semaphore>,
+    pub(crate) lanes: Arc<Lanes>,
     outside: Outside,
     budget: Arc<MemoryBudget>,
-    linker: Linker<State>,
+    linkers: Linkers,
+}
+
+/// Functions of which a report may say something new.
+#[derive(Default)]
+pub(crate) struct Changes {
+    functions: Mutex<Vec<Arc<HostedFunction>>>,
+    told: Notify,
+}
+
+impl Changes {
+    fn list(&self) -> MutexGuard<'_, Vec<Arc<HostedFunction>>> {
+        self.functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each function is told of once between two reports: [`HostedFunction::note_change`] sees to that.
+    pub(crate) fn tell(&self, function: Arc<HostedFunction>) {
+        self.list().push(function);
+        self.told.notify_one();
+    }
 }
 
 /// Where a function's bundle, socket and logs are.
@@ -102,7 +124,16 @@ struct Entry {
     server: JoinHandle<()>,
 }
 
-/// All functions of one process. Needs a tokio runtime.
+impl Entry {
+    fn function(&self) -> Arc<HostedFunction> {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// All functions of one process, and the threads that they run on.
 pub struct Host {
     shared: Arc<Shared>,
     functions: Mutex<HashMap<String, Entry>>,
@@ -120,9 +151,8 @@ impl Host {
     /// A host without functions.
     ///
     /// # Errors
-    /// When the certificates cannot be read or the guests' imports cannot be linked.
+    /// When the certificates cannot be read or a thread cannot be made.
     pub fn new(engine: Engine, settings: &HostSettings) -> wasmtime::Result<Self> {
-        let linker = instance::linker(&engine)?;
         let outside = Outside {
             names: settings.names.clone(),
             tls: Arc::new(tls(&settings.roots_pem)?),
@@ -131,11 +161,12 @@ impl Host {
         let shared = Shared {
             engine,
             metrics: Metrics::new(budget.clone()),
-            changed: Notify::new(),
-            refills: Semaphore::new(REFILLS),
+            changes: Changes::default(),
+            refills: Arc::new(Semaphore::new(REFILLS)),
+            lanes: Arc::new(Lanes::start()?),
             outside,
             budget,
-            linker,
+            linkers: Linkers::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -154,6 +185,13 @@ impl Host {
         self.shared.metrics.clone()
     }
 
+    fn link(&self, artifact: &Artifact) -> Result<Linked, BundleError> {
+        let Shared {
+            engine, linkers, ..
+        } = &*self.shared;
+        linkers.link(engine, &artifact.component)
+    }
+
     fn grants(
         &self,
         function: &Function,
@@ -162,12 +200,17 @@ impl Host {
         prefix: bool,
     ) -> Grants {
         let name = prefix.then_some(function.key.name.as_str());
+        let labels = [function.key.namespace.as_str(), function.key.name.as_str()];
+        let log = Arc::new(LogBudget::new(
+            function.limits.log_bytes_per_second,
+            self.shared.metrics.dropped_lines.with_label_values(&labels),
+        ));
         Grants {
             outside: self.shared.outside.clone(),
             rules: function.capabilities.egress.clone().into(),
             budget: self.shared.budget.clone(),
-            stdout: LogSink::new(stdout.clone(), name),
-            stderr: LogSink::new(stderr.clone(), name),
+            stdout: LogSink::new(stdout.clone(), name, log.clone()),
+            stderr: LogSink::new(stderr.clone(), name, log),
         }
     }
 
@@ -177,17 +220,12 @@ impl Host {
     /// # Errors
     /// Says why not; what was placed before stays.
     pub fn place(&self, placed: Placed<'_>) -> Result<Arc<HostedFunction>, PlaceError> {
-        let linked = instance::link(
-            &self.shared.engine,
-            &self.shared.linker,
-            &placed.artifact.component,
-        )?;
+        let linked = self.link(placed.artifact)?;
         let Linked::Http(pre) = linked else {
             return Err(PlaceError::Command);
         };
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(placed.listener)?;
         let grants = self.grants(
             &placed.function,
             &placed.stdout,
@@ -232,29 +270,26 @@ impl Host {
                     None => Arc::new(RwLock::new(function.clone())),
                 };
                 let stop = CancellationToken::new();
-                let server = serve::function(listener, current.clone(), stop.clone());
+                let lanes = self.shared.lanes.clone();
+                let server = serve::function(placed.listener, current.clone(), lanes, stop.clone());
                 Entry {
                     current,
                     tally,
                     address,
                     stop,
-                    server: tokio::spawn(server),
+                    server: self.shared.lanes.any().spawn(server),
                 }
             }
         };
         entries.insert(uid, entry);
-        self.shared.changed.notify_one();
+        function.note_change();
         Ok(function)
     }
 
     /// Changes a target. Unknown functions are passed over: a removal may have crossed the change.
     pub fn set_target(&self, uid: &str, target: u32) {
         if let Some(entry) = self.entries().get(uid) {
-            entry
-                .current
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .set_target(target);
+            entry.function().set_target(target);
         }
     }
 
@@ -263,11 +298,7 @@ impl Host {
         let Some(entry) = self.entries().remove(uid) else {
             return;
         };
-        let function = entry
-            .current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let function = entry.function();
         entry.stop.cancel();
         function.retire();
         // The function's deadline ends its calls, and with them their connections; a long one is not waited for.
@@ -277,7 +308,6 @@ impl Host {
         }
         let key = &function.spec.key;
         self.shared.metrics.forget(&key.namespace, &key.name);
-        self.shared.changed.notify_one();
     }
 
     /// Stops accepting and waits until all calls ended or `deadline` passed. Returns how many calls were cut.
@@ -286,16 +316,7 @@ impl Host {
         for entry in &entries {
             entry.stop.cancel();
         }
-        let current: Vec<_> = entries
-            .iter()
-            .map(|entry| {
-                entry
-                    .current
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone()
-            })
-            .collect();
+        let current: Vec<_> = entries.iter().map(Entry::function).collect();
         let ended = futures::future::join_all(entries.into_iter().map(|entry| entry.server));
         match tokio::time::timeout(deadline, ended).await {
             Ok(_) => 0,
@@ -303,24 +324,25 @@ impl Host {
         }
     }
 
-    /// What is true of every function now.
-    pub fn reports(&self) -> Vec<proto::FunctionReport> {
+    /// What is true now of every function of which that differs from what was reported last. A function that was reported
+    /// a moment ago waits for the next time.
+    pub fn changed_reports(&self) -> Vec<proto::FunctionReport> {
+        let changed = std::mem::take(&mut *self.shared.changes.list());
+        let (early, due): (Vec<_>, Vec<_>) = changed
+            .into_iter()
+            .partition(|function| function.is_reported());
+        for function in early {
+            self.shared.changes.tell(function);
+        }
         let entries = self.entries();
-        entries
-            .values()
-            .map(|entry| {
-                entry
-                    .current
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .report()
-            })
+        due.iter()
+            .filter_map(|function| entries.get(&function.spec.key.uid)?.function().news())
             .collect()
     }
 
-    /// Returns when a report would say something new since the last time.
+    /// Returns when [`Host::changed_reports`] has something to say.
     pub async fn changed(&self) {
-        self.shared.changed.notified().await;
+        self.shared.changes.told.notified().await;
     }
 
     /// Runs a command to its end. Returns its exit code, and why it was stopped when it did not end by itself.
@@ -334,16 +356,12 @@ impl Host {
         stdout: &Arc<OwnedFd>,
         stderr: &Arc<OwnedFd>,
     ) -> Result<(u8, Option<String>), PlaceError> {
-        let linked = instance::link(
-            &self.shared.engine,
-            &self.shared.linker,
-            &artifact.component,
-        )?;
+        let linked = self.link(artifact)?;
         let Linked::Command(pre) = linked else {
             return Err(PlaceError::NoCommand);
         };
         let grants = self.grants(function, stdout, stderr, false);
-        let mut store = instance::store(&self.shared.engine, function, &grants);
+        let mut store = instance::store(pre.engine(), function, &grants);
         let run = async {
             let command = pre.instantiate_async(&mut store).await?;
             command.wasi_cli_run().call_run(&mut store).await

@@ -1,9 +1,10 @@
 //! One sandbox: a store, its state, and the linker that says what a guest may import.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
-use hearth_contract::Function;
 use hearth_contract::egress::EgressRule;
+use hearth_contract::{Function, Limits, Reuse};
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -15,7 +16,8 @@ use crate::bundle::BundleError;
 #[cfg(feature = "compile")]
 use crate::bundle::BundleKind;
 use crate::capability::egress::{Egress, Outside};
-use crate::engine::Engine;
+use crate::engine::{Concurrency, Engine};
+use crate::function::Lent;
 use crate::limits::{InstanceLimiter, MemoryBudget};
 use crate::logs::LogSink;
 
@@ -77,7 +79,11 @@ pub(crate) struct Grants {
 
 /// Makes a store for one instance of `function`. Nothing is granted that the function does not name: no files, no
 /// addresses, an empty standard input.
-pub(crate) fn store(engine: &Engine, function: &Function, grants: &Grants) -> Store<State> {
+pub(crate) fn store(
+    engine: &wasmtime::Engine,
+    function: &Function,
+    grants: &Grants,
+) -> Store<State> {
     let mut wasi = WasiCtx::builder();
     wasi.stdout(grants.stdout.clone())
         .stderr(grants.stderr.clone());
@@ -91,10 +97,11 @@ pub(crate) fn store(engine: &Engine, function: &Function, grants: &Grants) -> St
             outside: grants.outside.clone(),
             rules: grants.rules.clone(),
             log: grants.stderr.clone(),
+            left: function.limits.outbound_calls,
         },
         limiter: InstanceLimiter::new(grants.budget.clone(), function.limits.memory_bytes.get()),
     };
-    let mut store = Store::new(engine.wasmtime(), state);
+    let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
     store.epoch_deadline_async_yield_and_update(1);
     store
@@ -104,6 +111,29 @@ pub(crate) fn store(engine: &Engine, function: &Function, grants: &Grants) -> St
 pub(crate) struct Instance {
     pub(crate) store: Store<State>,
     pub(crate) proxy: Proxy,
+    /// When it was made.
+    pub(crate) made: Instant,
+    /// Calls that it has had.
+    pub(crate) calls: u32,
+    /// While it is in a call from which it may come back.
+    pub(crate) lent: Option<Lent>,
+}
+
+impl Instance {
+    /// A call begins: what is counted for each starts anew.
+    pub(crate) fn begin(&mut self, limits: &Limits) {
+        self.calls = self.calls.saturating_add(1);
+        let state = self.store.data_mut();
+        state.limiter.refused = false;
+        state.egress.left = limits.outbound_calls;
+        // It waited for this call; what it may compute before it gives its thread back begins now.
+        self.store.set_epoch_deadline(1);
+    }
+
+    /// Whether another call may follow the ones that it had.
+    pub(crate) fn is_reusable(&self, reuse: &Reuse) -> bool {
+        self.calls < reuse.calls.get() && self.made.elapsed() < reuse.age
+    }
 }
 
 /// A bundle, linked: instances are made from it.
@@ -112,23 +142,52 @@ pub(crate) enum Linked {
     Command(CommandPre<State>),
 }
 
-/// The linker of every guest.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine.wasmtime());
+/// The linkers of all guests: one for each engine, made when the first component of that engine comes.
+#[derive(Default)]
+pub(crate) struct Linkers {
+    without: OnceLock<Linker<State>>,
+    with: OnceLock<Linker<State>>,
+}
+
+impl Linkers {
+    /// Links a bundle.
+    pub(crate) fn link(
+        &self,
+        engine: &Engine,
+        component: &Component,
+    ) -> Result<Linked, BundleError> {
+        let concurrency = engine.concurrency_of(component);
+        let place = match concurrency {
+            Concurrency::Without => &self.without,
+            Concurrency::With => &self.with,
+        };
+        let linker = match place.get() {
+            Some(linker) => linker,
+            None => {
+                let made = linker(component.engine(), concurrency)
+                    .map_err(|error| BundleError::Invalid(format!("{error:#}")))?;
+                // Somebody may have been faster; then that one is used.
+                place.get_or_init(|| made)
+            }
+        };
+        link(linker, component)
+    }
+}
+
+/// What guests may import.
+fn linker(engine: &wasmtime::Engine, concurrency: Concurrency) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    if concurrency == Concurrency::With {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     Ok(linker)
 }
 
-/// Links a bundle.
-pub(crate) fn link(
-    engine: &Engine,
-    linker: &Linker<State>,
-    component: &Component,
-) -> Result<Linked, BundleError> {
-    let engine = engine.wasmtime();
+fn link(linker: &Linker<State>, component: &Component) -> Result<Linked, BundleError> {
+    let engine = component.engine();
     let ty = component.component_type();
     let pre = linker.instantiate_pre(component).map_err(|error| {
         let foreign: Vec<_> = ty
@@ -169,8 +228,7 @@ pub(crate) fn link(
 /// Checks that a bundle can be linked and called.
 #[cfg(feature = "compile")]
 pub(crate) fn check(engine: &Engine, component: &Component) -> Result<BundleKind, BundleError> {
-    let linker = linker(engine).map_err(|error| BundleError::Invalid(format!("{error:#}")))?;
-    Ok(match link(engine, &linker, component)? {
+    Ok(match Linkers::default().link(engine, component)? {
         Linked::Http(_) => BundleKind::Http,
         Linked::Command(_) => BundleKind::Command,
     })

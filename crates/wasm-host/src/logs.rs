@@ -1,19 +1,53 @@
 //! Guests' standard output and error: whole lines, each with the function's name where several share one log.
 //!
-//! A line goes out in one write to a pipe that never blocks: when its reader is behind, the line is dropped and
-//! counted, and the guest goes on. Lines over [`LINE_BYTES`] are split there.
+//! A line goes out in one write to a pipe that never blocks: when its reader is behind, or the function has logged more
+//! than it may this second, the line is dropped and counted, and the guest goes on. Lines over [`LINE_BYTES`] are split
+//! there.
 
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
+
+use prometheus::IntCounter;
 
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
 /// Longest line that is written at once: below a pipe's atomic 4,096 bytes, with room for a prefix.
 pub const LINE_BYTES: usize = 3800;
+
+/// What a function may log in a second, on all its streams together; as much again may come at once after a pause.
+pub(crate) struct LogBudget {
+    bytes_per_second: f64,
+    left: Mutex<(f64, Instant)>,
+    dropped: IntCounter,
+}
+
+impl LogBudget {
+    /// `dropped` counts lines.
+    pub(crate) fn new(bytes_per_second: u64, dropped: IntCounter) -> Self {
+        let bytes_per_second = bytes_per_second as f64;
+        Self {
+            bytes_per_second,
+            left: Mutex::new((bytes_per_second, Instant::now())),
+            dropped,
+        }
+    }
+
+    /// Takes `bytes` at time `now`. False when there are not so many left.
+    fn take(&self, bytes: usize, now: Instant) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = now.saturating_duration_since(left.1).as_secs_f64();
+        let refilled = (left.0 + since * self.bytes_per_second).min(self.bytes_per_second);
+        let rest = refilled - bytes as f64;
+        let is_enough = rest >= 0.0;
+        *left = (if is_enough { rest } else { refilled }, now);
+        is_enough
+    }
+}
 
 /// Where the lines of one stream of one function go.
 #[derive(Clone)]
@@ -24,17 +58,20 @@ pub struct LogSink {
 struct Inner {
     file: Arc<OwnedFd>,
     prefix: String,
+    budget: Arc<LogBudget>,
+    /// Lines that were dropped and not yet spoken of.
     dropped: AtomicU64,
 }
 
 impl LogSink {
     /// Lines go to `file`, which should not block. `name`, when given, stands before each line.
-    pub fn new(file: Arc<OwnedFd>, name: Option<&str>) -> Self {
+    pub(crate) fn new(file: Arc<OwnedFd>, name: Option<&str>, budget: Arc<LogBudget>) -> Self {
         let prefix = name.map(|name| format!("{name}: ")).unwrap_or_default();
         Self {
             inner: Arc::new(Inner {
                 file,
                 prefix,
+                budget,
                 dropped: AtomicU64::new(0),
             }),
         }
@@ -45,24 +82,38 @@ impl LogSink {
         self.line(format!("hearth: {}", text.replace('\n', "\\n ")).as_bytes());
     }
 
-    /// Lines that were dropped because the reader was behind.
-    pub fn dropped(&self) -> u64 {
-        self.inner.dropped.load(Ordering::Relaxed)
-    }
-
     fn line(&self, text: &[u8]) {
+        let dropped = self.inner.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let said = format!(
+                "hearth: {dropped} lines were dropped: more than limits.logBytesPerSecond, or nobody read them"
+            );
+            if !self.write(said.as_bytes()) {
+                self.inner.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
         for part in text
             .chunks(LINE_BYTES)
             .chain(text.is_empty().then_some(&[][..]))
         {
-            let mut whole = Vec::with_capacity(self.inner.prefix.len() + part.len() + 1);
-            whole.extend_from_slice(self.inner.prefix.as_bytes());
-            whole.extend_from_slice(part);
-            whole.push(b'\n');
-            if rustix::io::write(&*self.inner.file, &whole).is_err() {
+            if !self.write(part) {
                 self.inner.dropped.fetch_add(1, Ordering::Relaxed);
+                self.inner.budget.dropped.inc();
             }
         }
+    }
+
+    /// Writes one line, whole or not at all.
+    fn write(&self, text: &[u8]) -> bool {
+        let length = self.inner.prefix.len() + text.len() + 1;
+        if !self.inner.budget.take(length, Instant::now()) {
+            return false;
+        }
+        let mut whole = Vec::with_capacity(length);
+        whole.extend_from_slice(self.inner.prefix.as_bytes());
+        whole.extend_from_slice(text);
+        whole.push(b'\n');
+        rustix::io::write(&*self.inner.file, &whole).is_ok()
     }
 }
 
@@ -142,9 +193,14 @@ mod tests {
     use super::*;
     use std::io::Read;
 
+    fn budget(bytes_per_second: u64) -> Arc<LogBudget> {
+        let dropped = IntCounter::new("dropped", "Dropped lines").unwrap();
+        Arc::new(LogBudget::new(bytes_per_second, dropped))
+    }
+
     fn written(name: Option<&str>, writes: &[&str]) -> String {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let sink = LogSink::new(Arc::new(writer.into()), name);
+        let sink = LogSink::new(Arc::new(writer.into()), name, budget(1 << 20));
         let mut lines = Lines {
             sink,
             pending: Vec::new(),
@@ -177,10 +233,42 @@ mod tests {
     fn a_reader_that_is_behind_costs_lines_not_time() {
         let (_reader, writer) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        let sink = LogSink::new(Arc::new(writer.into()), None);
+        let budget = budget(1 << 30);
+        let sink = LogSink::new(Arc::new(writer.into()), None, budget.clone());
         for _ in 0..1000 {
             sink.line(&[b'x'; 1000]);
         }
-        assert!(sink.dropped() > 0);
+        assert!(budget.dropped.get() > 0);
+    }
+
+    #[test]
+    fn a_flood_is_cut_to_its_rate_and_spoken_of() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let budget = budget(1000);
+        let sink = LogSink::new(Arc::new(writer.into()), None, budget.clone());
+        for _ in 0..100 {
+            sink.line(&[b'x'; 99]);
+        }
+        assert!(budget.dropped.get() >= 89, "{}", budget.dropped.get());
+        // A second later, without waiting for it.
+        budget.left.lock().unwrap().1 -= std::time::Duration::from_secs(1);
+        sink.line(b"again");
+        drop(sink);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(text.contains("lines were dropped"), "{text}");
+        assert!(text.ends_with("again\n"), "{text}");
+    }
+
+    #[test]
+    fn the_budget_refills_with_time_and_not_above_its_rate() {
+        let budget = budget(100);
+        let start = Instant::now();
+        assert!(budget.take(100, start));
+        assert!(!budget.take(1, start));
+        let later = |seconds| start + std::time::Duration::from_secs(seconds);
+        assert!(budget.take(100, later(1)));
+        assert!(budget.take(100, later(100)));
+        assert!(!budget.take(1, later(100)));
     }
 }

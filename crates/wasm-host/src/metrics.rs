@@ -19,6 +19,7 @@ pub struct Metrics {
     pub(crate) instances: IntGaugeVec,
     pub(crate) queued: IntGaugeVec,
     pub(crate) refill_failures: IntCounterVec,
+    pub(crate) dropped_lines: IntCounterVec,
     memory: IntGauge,
 }
 
@@ -66,6 +67,13 @@ impl Metrics {
             ),
             &function,
         );
+        let dropped_lines = IntCounterVec::new(
+            Opts::new(
+                "hearth_log_dropped_lines_total",
+                "Log lines that were dropped: above limits.logBytesPerSecond, or nobody read them",
+            ),
+            &function,
+        );
         let memory = IntGauge::new(
             "hearth_linear_memory_bytes",
             "Linear memory that all instances hold now, in bytes",
@@ -78,6 +86,7 @@ impl Metrics {
             instances: instances.expect("valid name"),
             queued: queued.expect("valid name"),
             refill_failures: refill_failures.expect("valid name"),
+            dropped_lines: dropped_lines.expect("valid name"),
             memory: memory.expect("valid name"),
         };
         metrics.register();
@@ -85,12 +94,13 @@ impl Metrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 6] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 7] = [
             Box::new(self.calls.clone()),
             Box::new(self.duration.clone()),
             Box::new(self.instances.clone()),
             Box::new(self.queued.clone()),
             Box::new(self.refill_failures.clone()),
+            Box::new(self.dropped_lines.clone()),
             Box::new(self.memory.clone()),
         ];
         for collector in collectors {

@@ -8,12 +8,19 @@ pub(crate) struct Counts {
     pub(crate) warm: u32,
     /// Being made.
     pub(crate) making: u32,
+    /// In a call from which they may come back.
+    pub(crate) lent: u32,
 }
 
 impl Counts {
+    /// Whether one more is to be made.
+    pub(crate) fn is_short(&self) -> bool {
+        self.warm + self.making + self.lent < self.target
+    }
+
     /// Whether one more is to be made; then it counts as being made.
     pub(crate) fn start_one(&mut self) -> bool {
-        let wanted = self.warm + self.making < self.target;
+        let wanted = self.is_short();
         self.making += u32::from(wanted);
         wanted
     }
@@ -38,6 +45,26 @@ impl Counts {
         there
     }
 
+    /// A call takes one that may come back, if there is one.
+    pub(crate) fn lend(&mut self) -> bool {
+        let there = self.take();
+        self.lent += u32::from(there);
+        there
+    }
+
+    /// One that was lent came back. Whether it is kept; a target that fell meanwhile says no.
+    pub(crate) fn returned(&mut self) -> bool {
+        self.lost();
+        let kept = self.warm < self.target;
+        self.warm += u32::from(kept);
+        kept
+    }
+
+    /// One that was lent does not come back.
+    pub(crate) fn lost(&mut self) {
+        self.lent -= 1;
+    }
+
     /// A new target. How many warm ones are too many; they no longer count.
     pub(crate) fn set_target(&mut self, target: u32) -> u32 {
         self.target = target;
@@ -58,6 +85,9 @@ mod tests {
         Made,
         Failed,
         Take,
+        Lend,
+        Returned,
+        Lost,
         Target(u32),
     }
 
@@ -67,6 +97,9 @@ mod tests {
             Just(Step::Made),
             Just(Step::Failed),
             Just(Step::Take),
+            Just(Step::Lend),
+            Just(Step::Returned),
+            Just(Step::Lost),
             (0u32..20).prop_map(Step::Target),
         ]
     }
@@ -76,7 +109,7 @@ mod tests {
         fn the_counts_hold_after_any_steps(steps in prop::collection::vec(any_step(), 0..200)) {
             let mut counts = Counts::default();
             // The instances themselves, beside the counts.
-            let (mut kept, mut making) = (0_u32, 0_u32);
+            let (mut kept, mut making, mut lent) = (0_u32, 0_u32, 0_u32);
             for step in steps {
                 match step {
                     Step::Start => making += u32::from(counts.start_one()),
@@ -89,16 +122,32 @@ mod tests {
                         counts.failed();
                     }
                     Step::Take => kept -= u32::from(counts.take()),
+                    Step::Lend => {
+                        let there = u32::from(counts.lend());
+                        kept -= there;
+                        lent += there;
+                    }
+                    Step::Returned if lent > 0 => {
+                        lent -= 1;
+                        kept += u32::from(counts.returned());
+                    }
+                    Step::Lost if lent > 0 => {
+                        lent -= 1;
+                        counts.lost();
+                    }
                     Step::Target(target) => kept -= counts.set_target(target),
-                    Step::Made | Step::Failed => {}
+                    Step::Made | Step::Failed | Step::Returned | Step::Lost => {}
                 }
-                prop_assert_eq!((counts.warm, counts.making), (kept, making));
+                prop_assert_eq!((counts.warm, counts.making, counts.lent), (kept, making, lent));
                 prop_assert!(counts.warm <= counts.target);
             }
             // Left alone, the pool reaches its target and stops there.
             while counts.start_one() {}
             while counts.making > 0 {
                 counts.made();
+            }
+            while counts.lent > 0 {
+                counts.returned();
             }
             prop_assert_eq!(counts.warm, counts.target);
             prop_assert!(!counts.start_one());

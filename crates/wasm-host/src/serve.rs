@@ -1,7 +1,6 @@
 //! Sockets: an accept loop for a function, HTTP/1.1 and HTTP/2 without TLS, and `/metrics`.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,48 +11,110 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::call;
 use crate::function::HostedFunction;
+use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 
 /// How long a caller may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a caller may read nothing of an answer.
+const STALL: Duration = Duration::from_secs(30);
+/// Largest buffer for a request's head: above what any function accepts, which is counted there.
+const HEAD_BYTES: usize = 512 << 10;
+/// Connections of one function beside those that its places and its queue can use.
+const SPARE_CONNECTIONS: usize = 256;
 /// Pause after accepting failed, which is when descriptors run out: the next try would fail at once too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The function behind a socket. A new generation replaces it; connections stay.
 pub(crate) type Current = Arc<RwLock<Arc<HostedFunction>>>;
 
-/// Serves one listening socket until it is stopped. `stop` ends accepting and asks connections to end after their
-/// call; the task ends when they have.
-pub(crate) async fn function(listener: TcpListener, current: Current, stop: CancellationToken) {
+/// Serves one listening socket, which must not block, until it is stopped. `stop` ends accepting and asks connections to
+/// end after their call; the task ends when they have.
+pub(crate) async fn function(
+    listener: std::net::TcpListener,
+    current: Current,
+    lanes: Arc<Lanes>,
+    stop: CancellationToken,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a function's socket cannot be watched");
+            return;
+        }
+    };
     let graceful = GracefulShutdown::new();
-    let builder = builder();
-    while let Some(stream) = accept(&listener, &stop).await {
+    let places = Arc::new(Semaphore::new(connections(&current)));
+    loop {
+        // At the bound, callers wait in the kernel's queue.
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = places.clone().acquire_owned() => place,
+        };
+        let Some(stream) = accept(&listener, &stop).await else {
+            break;
+        };
+        // Each thread waits for its own sockets.
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was lost between two threads");
+                continue;
+            }
+        };
+        let claim = lanes.claim();
+        let (handle, watcher) = (claim.handle.clone(), graceful.watcher());
         let current = current.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let function = current
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            call::handle(function, request)
-        });
-        let connection = builder
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        handle.spawn(async move {
+            let _held = (claim, place);
+            if let Err(error) = connection(stream, current, watcher).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+fn now(current: &Current) -> Arc<HostedFunction> {
+    current
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// Connections that a function may have: four for each call that it can take, and some that idle.
+fn connections(current: &Current) -> usize {
+    let limits = now(current).spec.limits;
+    let calls = limits.concurrency.get().saturating_add(limits.queue_length);
+    SPARE_CONNECTIONS + 4 * calls as usize
+}
+
+async fn connection(
+    stream: std::net::TcpStream,
+    current: Current,
+    watcher: Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::from_std(stream)?;
+    // hyper's own deadline begins with the first byte.
+    timeout(HEAD_DEADLINE, stream.readable()).await??;
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(STALL));
+    let service =
+        service_fn(move |request: Request<Incoming>| call::handle(now(&current), request));
+    let connection = builder()
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+        .into_owned();
+    watcher.watch(connection).await
 }
 
 /// Answers `GET /metrics` until `stop`.
@@ -90,28 +151,35 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE);
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_BYTES as u32);
     builder
 }
 
 async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
     loop {
-        let accepted: io::Result<_> = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => return None,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                // Small answers: waiting to fill a segment only costs time.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "set TCP_NODELAY");
-                }
-                return Some(stream);
-            }
+            Ok((stream, _)) => return Some(prepared(stream)),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+fn prepared(stream: TcpStream) -> TcpStream {
+    // Small answers: waiting to fill a segment only costs time.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "set TCP_NODELAY");
+    }
+    stream
 }

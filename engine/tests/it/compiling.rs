@@ -10,6 +10,7 @@ async fn good_guests_become_artifacts_of_their_kind() {
     for (guest, kind) in [
         (Guest::Hello, BundleKind::Http),
         (Guest::Mischief, BundleKind::Http),
+        (Guest::P3, BundleKind::Http),
         (Guest::Command, BundleKind::Command),
     ] {
         let (compiled, file) = compile(BundleInput::Wasm, &[&guest.wasm().unwrap()])

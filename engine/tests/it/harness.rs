@@ -1,22 +1,31 @@
 //! A small stand-in for the shim: starts the binary, passes descriptors, reads reports.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hearth_contract::channel::{self, Channel};
 use hearth_contract::proto::{self, compile_result, from_engine, to_engine};
 use hearth_contract::{Function, FunctionKey, Limits};
 use hearth_test_guests::Guest;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Collected, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper_util::rt::TokioIo;
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 
 /// Longer than any step takes, also on a machine that compiles beside.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 fn spawn(subcommand: &str) -> (Channel, Child) {
     let (ours, theirs) = channel::pair().unwrap();
@@ -118,6 +127,7 @@ pub(crate) fn function(name: &str, change: impl FnOnce(&mut Function)) -> Functi
         limits,
         capabilities: Default::default(),
         target: 2,
+        reuse: None,
     };
     change(&mut function);
     function
@@ -270,49 +280,115 @@ impl Engine {
     }
 }
 
+/// Ended calls of a report under one outcome.
+pub(crate) fn ended(report: &proto::FunctionReport, outcome: &str) -> u64 {
+    let calls = report.calls.iter().filter(|call| call.outcome == outcome);
+    calls.map(|call| call.count).sum()
+}
+
+/// A request's body that a test writes while the call runs. It ends when its sender is dropped.
+pub(crate) struct Pieces(mpsc::Receiver<Frame<Bytes>>);
+
+/// A body and its sender.
+pub(crate) fn pieces() -> (mpsc::Sender<Frame<Bytes>>, Pieces) {
+    let (sender, receiver) = mpsc::channel(1);
+    (sender, Pieces(receiver))
+}
+
+impl Pieces {
+    /// A body that is written already.
+    pub(crate) fn whole(bytes: &[u8]) -> Self {
+        let (sender, body) = pieces();
+        if !bytes.is_empty() {
+            sender
+                .try_send(Frame::data(Bytes::copy_from_slice(bytes)))
+                .unwrap();
+        }
+        body
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|frame| frame.map(Ok))
+    }
+}
+
+/// The next piece of an answer's body.
+pub(crate) async fn piece(body: &mut Incoming) -> Bytes {
+    let frame = tokio::time::timeout(DEADLINE, body.frame()).await.unwrap();
+    frame.unwrap().unwrap().into_data().unwrap()
+}
+
+/// Everything that is left of an answer's body, or how it broke off.
+pub(crate) async fn rest(body: Incoming) -> hyper::Result<Collected<Bytes>> {
+    tokio::time::timeout(DEADLINE, body.collect())
+        .await
+        .expect("the body neither ends nor breaks off")
+}
+
 /// What came back.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
     pub(crate) outcome: Option<String>,
     pub(crate) retry_after: bool,
     pub(crate) body: String,
 }
 
+impl Answer {
+    pub(crate) async fn of(response: Response<Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        let outcome = head.headers.get("hearth-outcome");
+        let body = rest(body).await.unwrap().to_bytes();
+        Self {
+            status: head.status.as_u16(),
+            outcome: outcome.map(|value| value.to_str().unwrap().to_owned()),
+            retry_after: head.headers.contains_key("retry-after"),
+            headers: head.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+}
+
 /// One call over a connection of its own.
 pub(crate) async fn call(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Answer {
-    use http_body_util::BodyExt;
+    let body = Full::new(Bytes::copy_from_slice(body));
+    Answer::of(send(address, method, path, body).await).await
+}
+
+/// One request over a connection of its own; the body of what comes back is still to be read.
+pub(crate) async fn send<B>(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: B,
+) -> Response<Incoming>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream))
-            .await
-            .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(connection);
-    let request = http::Request::builder()
+    let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", address.to_string())
-        .body(http_body_util::Full::new(bytes::Bytes::copy_from_slice(
-            body,
-        )))
+        .body(body)
         .unwrap();
-    let response = tokio::time::timeout(DEADLINE, sender.send_request(request))
+    tokio::time::timeout(DEADLINE, sender.send_request(request))
         .await
         .unwrap()
-        .unwrap();
-    let status = response.status().as_u16();
-    let outcome = response
-        .headers()
-        .get("hearth-outcome")
-        .map(|value| value.to_str().unwrap().to_owned());
-    let retry_after = response.headers().contains_key("retry-after");
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    Answer {
-        status,
-        outcome,
-        retry_after,
-        body: String::from_utf8(body.to_vec()).unwrap(),
-    }
+        .unwrap()
 }
 
 /// GET.

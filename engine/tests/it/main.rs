@@ -6,5 +6,8 @@
 )]
 
 mod compiling;
+mod h2c;
 mod harness;
+mod limits;
+mod p3;
 mod running;

@@ -111,13 +111,14 @@ pub(super) fn differs(placed: &Placed, wanted: &Wanted, digest: &str) -> bool {
         || placed.port != wanted.port
         || old.limits != new.limits
         || old.capabilities != new.capabilities
+        || old.reuse != new.reuse
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use hearth_contract::function::Capabilities;
-    use hearth_contract::{FunctionKey, Limits};
+    use hearth_contract::{FunctionKey, Limits, Reuse};
     use proptest::prelude::*;
 
     fn wanted(target: u32) -> Wanted {
@@ -132,6 +133,7 @@ mod tests {
                 limits: Limits::default(),
                 capabilities: Capabilities::default(),
                 target,
+                reuse: None,
             },
             source: Source {
                 image: "i".into(),
@@ -150,6 +152,20 @@ mod tests {
             leaving: false,
             stale: false,
         }
+    }
+
+    /// What the engine takes only with a function that is placed anew.
+    fn changes() -> [fn(&mut Function); 3] {
+        [
+            |function| function.limits.outbound_calls = 0,
+            |function| function.capabilities.args.push("x".into()),
+            |function| {
+                function.reuse = Some(Reuse {
+                    calls: std::num::NonZeroU32::MIN,
+                    age: Reuse::AGE,
+                });
+            },
+        ]
     }
 
     #[test]
@@ -230,6 +246,17 @@ mod tests {
             },
             Step::Prepare,
         );
+        for change in changes() {
+            let mut changed = placed(2);
+            change(&mut changed.function);
+            check(
+                Situation {
+                    placed: Some(&changed),
+                    ..ready.clone()
+                },
+                Step::Place,
+            );
+        }
         let other = Some(("d2", "e"));
         check(
             Situation {

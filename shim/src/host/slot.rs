@@ -282,6 +282,7 @@ mod tests {
                 limits: hearth_contract::Limits::default(),
                 capabilities: hearth_contract::function::Capabilities::default(),
                 target: 1,
+                reuse: None,
             },
             source: Source {
                 image: image.to_owned(),

@@ -201,6 +201,7 @@ mod tests {
                 limits: Some(Limits::default().into()),
                 capabilities: None,
                 target: 1,
+                reuse: None,
             }),
             image: "r.io/a:1".into(),
             digest: String::new(),

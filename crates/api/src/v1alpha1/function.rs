@@ -56,6 +56,11 @@ pub struct AgentFunctionSpec {
     /// Bounds of each call and instance. Unset: the defaults of each field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<FunctionLimits>,
+    /// Instances that answer several calls, one after the other. That is faster, but what a call leaves in an instance's
+    /// memory is seen by the next one, whoever calls: it is for agents that keep nothing of a caller. Unset: a fresh
+    /// instance for each call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
     /// Environment of the guest. Unset: empty; nothing of the node or the pod is inherited.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -107,6 +112,10 @@ pub struct FunctionLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3_600_000))]
     pub deadline_milliseconds: Option<i32>,
+    /// Processor time of one call, in milliseconds. Unset: as much as the deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub cpu_milliseconds: Option<i32>,
     /// Calls that run at once in one pool pod. Unset: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
@@ -114,12 +123,34 @@ pub struct FunctionLimits {
     /// Calls that wait for one of those places. Unset: the defaults of each field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueLimits>,
+    /// Bytes of a request's line and headers together, a quantity from 1Ki to 256Ki. Unset: 64Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('256Ki')) <= 0")
+        .message("requestHead is a quantity from 1Ki to 256Ki, for example 64Ki"))]
+    pub request_head: Option<String>,
     /// Bytes of one request body, a quantity up to 1Gi. Unset: 10Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0 && quantity(self).compareTo(quantity('1Gi')) <= 0")
         .message("requestBody is a quantity from 0 to 1Gi, for example 10Mi"))]
     pub request_body: Option<String>,
+    /// Bytes of one answer's body, a quantity up to 1Gi. Unset: 100Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0 && quantity(self).compareTo(quantity('1Gi')) <= 0")
+        .message("responseBody is a quantity from 0 to 1Gi, for example 100Mi"))]
+    pub response_body: Option<String>,
+    /// Calls out that one call may make; the next one is refused. Unset: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub outbound_calls: Option<i32>,
+    /// Bytes of log lines in one second, in one pool pod, a quantity up to 10Mi; more is dropped and counted. Unset: 64Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0 && quantity(self).compareTo(quantity('10Mi')) <= 0")
+        .message("logBytesPerSecond is a quantity from 0 to 10Mi, for example 64Ki"))]
+    pub log_bytes_per_second: Option<String>,
 }
 
 /// Calls that wait.
@@ -134,6 +165,19 @@ pub struct QueueLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 600_000))]
     pub wait_milliseconds: Option<i32>,
+}
+
+/// How long an instance answers calls. The bound that is met first ends it.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Reuse {
+    /// Calls that one instance answers, one after the other.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub calls: i32,
+    /// Age at which an instance is replaced, in seconds. Unset: 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub seconds: Option<i32>,
 }
 
 /// One variable of the guest's environment.

@@ -5,7 +5,7 @@ mod pool;
 
 pub use function::{
     AgentFunction, AgentFunctionSpec, AgentFunctionStatus, Bundle, BundleStatus, Egress, EnvVar,
-    FunctionLimits, PoolRef, QueueLimits, ServiceSpec,
+    FunctionLimits, PoolRef, QueueLimits, Reuse, ServiceSpec,
 };
 pub use pool::{
     AgentPool, AgentPoolSpec, AgentPoolStatus, Isolation, PoolResources, PoolToleration,

@@ -1,20 +1,33 @@
-//! The CEL rules: each says no to what it is for, with a sentence that helps, and yes to what is fine.
+//! The CEL rules: each says no to what it is for, with a sentence that helps, and yes to what is fine. A run without a
+//! cluster, which has no rules, bounds the same.
 
+use hearth_api::convert;
 use hearth_api::v1alpha1::{AgentFunction, AgentPool};
+use kube::CustomResourceExt;
 use kube::core::cel::validate_cel;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 /// The message the API server would answer with, if it refuses.
 fn refusal<T>(kind: &str, name: &str, spec: &str) -> Option<String>
 where
-    T: DeserializeOwned + Serialize + kube::CustomResourceExt,
+    T: DeserializeOwned + Serialize + CustomResourceExt,
 {
+    let object: T = object(kind, name, spec);
+    validate_cel(&object).err().map(|errors| errors.to_string())
+}
+
+fn object<T: DeserializeOwned>(kind: &str, name: &str, spec: &str) -> T {
     let text = format!(
         "{{apiVersion: hearth.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}}}, spec: {spec}}}"
     );
-    let object: T = serde_yaml::from_str(&text).unwrap();
-    validate_cel(&object).err().map(|errors| errors.to_string())
+    serde_yaml::from_str(&text).unwrap()
+}
+
+/// Whether a function of this spec can be run without a cluster.
+fn converts(spec: &str) -> bool {
+    convert::function(&object::<AgentFunction>("AgentFunction", "f", spec), 0).is_ok()
 }
 
 fn check(got: Option<String>, expected: Option<&str>, input: &str) {
@@ -58,10 +71,60 @@ fn limits() {
         ("{memory: lots}", Some("1Mi to 4Gi")),
         ("{requestBody: 2Gi}", Some("0 to 1Gi")),
         ("{requestBody: '-1'}", Some("0 to 1Gi")),
+        ("{requestHead: 1Ki}", None),
+        ("{requestHead: 256Ki}", None),
+        ("{requestHead: '1023'}", Some("requestHead is a quantity")),
+        ("{requestHead: 257Ki}", Some("from 1Ki to 256Ki")),
+        ("{responseBody: '0'}", None),
+        ("{responseBody: 1Gi}", None),
+        ("{responseBody: 2Gi}", Some("responseBody is a quantity")),
+        ("{responseBody: '-1'}", Some("from 0 to 1Gi")),
+        ("{logBytesPerSecond: '0'}", None),
+        ("{logBytesPerSecond: 10Mi}", None),
+        (
+            "{logBytesPerSecond: 11Mi}",
+            Some("logBytesPerSecond is a quantity"),
+        ),
+        ("{logBytesPerSecond: much}", Some("from 0 to 10Mi")),
     ] {
         let spec = format!("{{bundle: {{image: a}}, limits: {limits}}}");
         let got = refusal::<AgentFunction>("AgentFunction", "f", &spec);
         check(got, expected, limits);
+        assert_eq!(converts(&spec), expected.is_none(), "{limits}");
+    }
+}
+
+/// Whole numbers below `path` in a schema: where, from, to.
+fn numbers<'a>(path: &[&'a str], schema: &'a Value, found: &mut Vec<(Vec<&'a str>, [i64; 2])>) {
+    if schema["type"] == "integer" {
+        let bound = |key: &str| schema[key].as_f64().unwrap() as i64;
+        found.push((path.to_vec(), [bound("minimum"), bound("maximum")]));
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        numbers(&[path, &[name.as_str()]].concat(), property, found);
+    }
+}
+
+#[test]
+fn a_run_without_a_cluster_has_the_bounds_of_the_schema() {
+    let schema = serde_json::to_value(&AgentFunction::crd().spec.versions[0].schema).unwrap();
+    let spec = &schema["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let mut found = Vec::new();
+    numbers(&["limits"], &spec["limits"], &mut found);
+    numbers(&["reuse"], &spec["reuse"], &mut found);
+    assert!(found.iter().any(|(path, _)| *path == ["reuse", "calls"]));
+    for (path, [least, most]) in found {
+        let cases = [
+            (least - 1, false),
+            (least, true),
+            (most, true),
+            (most + 1, false),
+        ];
+        for (number, expected) in cases {
+            let mut spec = json!({"bundle": {"image": "a"}, "reuse": {"calls": 1}});
+            *path.iter().fold(&mut spec, |below, name| &mut below[*name]) = number.into();
+            assert_eq!(converts(&spec.to_string()), expected, "{spec}");
+        }
     }
 }
 

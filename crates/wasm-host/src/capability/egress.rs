@@ -31,6 +31,33 @@ pub(crate) struct Egress {
     pub(crate) outside: Outside,
     pub(crate) rules: Arc<[EgressRule]>,
     pub(crate) log: LogSink,
+    /// Calls out that this call may still make.
+    pub(crate) left: u32,
+}
+
+impl Egress {
+    /// Why a call out is not made, if it is not. The guest hears the code, the owner's log the sentence.
+    fn refusal(&mut self, target: &Result<Target, Error>) -> Option<Error> {
+        let Ok(target) = target else {
+            return Some(Error::HttpRequestUriInvalid);
+        };
+        let allows = |rule: &EgressRule| rule.allows(target.scheme, &target.host, target.port);
+        let Target { host, port, .. } = target;
+        if !self.rules.iter().any(allows) {
+            self.log.note(&format!(
+                "call to {host}:{port} denied: no egress rule names it (spec.egress.allow; a pod's annotation hearth.dev/egress)"
+            ));
+            return Some(Error::HttpRequestDenied);
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            self.log.note(&format!(
+                "call to {host}:{port} denied: this call has made as many calls out as spec.limits.outboundCalls allows"
+            ));
+            return Some(Error::HttpRequestDenied);
+        };
+        self.left = left;
+        None
+    }
 }
 
 impl WasiHttpHooks for Egress {
@@ -52,24 +79,7 @@ impl WasiHttpHooks for Egress {
             > + Send,
     > {
         let target = Target::of(request.uri());
-        let refused = match &target {
-            Ok(target)
-                if self
-                    .rules
-                    .iter()
-                    .any(|rule| rule.allows(target.scheme, &target.host, target.port)) =>
-            {
-                None
-            }
-            Ok(target) => {
-                self.log.note(&format!(
-                    "call to {}:{} denied: no egress rule names it (spec.egress.allow; a pod's annotation hearth.dev/egress)",
-                    target.host, target.port
-                ));
-                Some(Error::HttpRequestDenied)
-            }
-            Err(_) => Some(Error::HttpRequestUriInvalid),
-        };
+        let refused = self.refusal(&target);
         let outside = self.outside.clone();
         let log = self.log.clone();
         Box::new(async move {

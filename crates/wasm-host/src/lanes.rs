@@ -1,0 +1,381 @@
+//! Threads that calls run on, in two lanes.
+//!
+//! The quick lane has a thread a core, each with a runtime of its own. A connection is given to one of them and stays: its
+//! calls, their guests and the refills that they ask for run there, and nothing is handed from thread to thread. Guests
+//! that compute for longer than [`QUICK`] are carried on in the slow lane, whose threads the kernel runs when the quick
+//! lane leaves it a core: a guest that spins delays its neighbours by as much as it takes to notice.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::num::NonZeroUsize;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Processor time that a guest may take in the quick lane.
+pub(crate) const QUICK: Duration = Duration::from_millis(2);
+
+/// Niceness of the slow lane's threads.
+const SLOW_NICE: i32 = 19;
+
+/// Both lanes. Their threads end when this is dropped.
+pub(crate) struct Lanes {
+    quick: Vec<Worker>,
+    next: AtomicUsize,
+    slow: OnceLock<Slow>,
+}
+
+struct Worker {
+    handle: Handle,
+    connections: Arc<AtomicUsize>,
+    /// Dropped to end the thread.
+    _stop: oneshot::Sender<()>,
+}
+
+/// A connection's claim on a worker, until it is dropped.
+pub(crate) struct Claim {
+    pub(crate) handle: Handle,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A runtime that may be dropped anywhere: whoever waits for its threads must not be one that others wait for.
+struct Slow(Option<Runtime>);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Threads of each lane: one for each core that this process may use.
+fn width() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+impl Lanes {
+    /// Starts the quick lane.
+    ///
+    /// # Errors
+    /// When a thread or its runtime cannot be made.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let quick = (0..width()).map(worker).collect::<Result<_, _>>()?;
+        Ok(Self {
+            quick,
+            next: AtomicUsize::new(0),
+            slow: OnceLock::new(),
+        })
+    }
+
+    /// A quick thread for work that belongs to none, each in turn.
+    pub(crate) fn any(&self) -> &Handle {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.quick[turn % self.quick.len()].handle
+    }
+
+    /// The quick thread with the fewest connections.
+    pub(crate) fn claim(&self) -> Claim {
+        // At least one: `width` is.
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = self.quick.len();
+        let least = (0..count)
+            .map(|offset| &self.quick[(turn + offset) % count])
+            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        let worker = least.unwrap_or(&self.quick[0]);
+        worker.connections.fetch_add(1, Ordering::Relaxed);
+        Claim {
+            handle: worker.handle.clone(),
+            connections: worker.connections.clone(),
+        }
+    }
+
+    /// The slow lane, which is started when the first guest needs it; where that fails, the quick one.
+    pub(crate) fn slow(&self) -> &Handle {
+        let slow = self.slow.get_or_init(|| {
+            let made = Builder::new_multi_thread()
+                .thread_name("slow")
+                .worker_threads(width())
+                .on_thread_start(yield_to_others)
+                .enable_all()
+                .build();
+            Slow(
+                made.inspect_err(|error| tracing::error!(%error, "no slow lane"))
+                    .ok(),
+            )
+        });
+        slow.0.as_ref().map_or_else(|| self.any(), Runtime::handle)
+    }
+}
+
+fn worker(number: usize) -> std::io::Result<Worker> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (stop, stopped) = oneshot::channel::<()>();
+    thread::Builder::new()
+        .name(format!("quick-{number}"))
+        .spawn(move || {
+            // An error is the sender's end, which is what is waited for.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        })?;
+    Ok(Worker {
+        handle,
+        connections: Arc::default(),
+        _stop: stop,
+    })
+}
+
+thread_local! {
+    /// This thread is one of the slow lane.
+    static IS_SLOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// For the calling thread alone: on Linux a thread's id is a process id to the scheduler.
+fn yield_to_others() {
+    IS_SLOW.set(true);
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), SLOW_NICE) {
+        tracing::warn!(%error, "the slow lane is as quick as the other");
+    }
+}
+
+/// Processor time that a guest took, in its call or in its start-up code.
+#[derive(Debug, Default)]
+pub(crate) struct Spent(AtomicU64);
+
+impl Spent {
+    fn add(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Whether the guest belongs to the slow lane.
+    pub(crate) fn is_much(&self) -> bool {
+        self.time() >= QUICK
+    }
+}
+
+/// A guest took more processor time than it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Overspent;
+
+/// Runs a guest's work while it takes at most `limit` of processor time. It is seen each time when the guest gives its
+/// thread back, which it does at every tick of the epoch at the latest.
+pub(crate) async fn metered<F: Future>(
+    work: F,
+    spent: &Spent,
+    limit: Duration,
+) -> Result<F::Output, Overspent> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        let clock = Clock::start();
+        let polled = work.as_mut().poll(cx);
+        spent.add(clock.elapsed());
+        match polled {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending if spent.time() > limit => Poll::Ready(Err(Overspent)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// The time of one poll.
+enum Clock {
+    /// Costs next to nothing, and is the thread's own time while it is short.
+    Wall(Instant),
+    /// A system call, for threads that others interrupt.
+    Thread(Duration),
+}
+
+impl Clock {
+    fn start() -> Self {
+        match IS_SLOW.get() {
+            true => Self::Thread(thread_time()),
+            false => Self::Wall(Instant::now()),
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self {
+            Self::Thread(since) => thread_time().saturating_sub(*since),
+            Self::Wall(since) => since.elapsed(),
+        }
+    }
+}
+
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Neither is negative for this clock.
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// A guest's work, polled where it is while it is quick, and carried on in the slow lane when it is not.
+pub(crate) struct Carried<F: Future> {
+    place: Place<F>,
+    spent: Arc<Spent>,
+    lanes: Arc<Lanes>,
+}
+
+enum Place<F: Future> {
+    Here(Pin<Box<F>>),
+    Slow(AbortOnDropHandle<F::Output>),
+    /// Between the two; never seen.
+    Moving,
+}
+
+impl<F> Carried<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    /// Work that nobody has polled yet. `spent` is what [`metered`] counts in it.
+    pub(crate) fn new(work: F, spent: Arc<Spent>, lanes: Arc<Lanes>) -> Self {
+        Self {
+            place: Place::Here(Box::pin(work)),
+            spent,
+            lanes,
+        }
+    }
+
+    /// Begins in the slow lane.
+    pub(crate) fn slow(mut self) -> Self {
+        self.carry();
+        self
+    }
+
+    /// Whether it is in the slow lane by now.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self.place, Place::Slow(_))
+    }
+
+    fn carry(&mut self) {
+        if let Place::Here(work) = std::mem::replace(&mut self.place, Place::Moving) {
+            let task = self.lanes.slow().spawn(work);
+            self.place = Place::Slow(AbortOnDropHandle::new(task));
+        }
+    }
+}
+
+impl<F> Future for Carried<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    /// `None` when the work panicked in the slow lane.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Place::Here(work) = &mut self.place {
+            if let Poll::Ready(output) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            if !self.spent.is_much() {
+                return Poll::Pending;
+            }
+            self.carry();
+        }
+        match &mut self.place {
+            Place::Slow(task) => Poll::Ready(ready!(Pin::new(task).poll(cx)).ok()),
+            Place::Here(_) | Place::Moving => Poll::Pending,
+        }
+    }
+}
+
+impl<F: Future> std::fmt::Debug for Carried<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carried").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name_of_thread() -> String {
+        thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn connections_are_spread() {
+        let lanes = Lanes::start().unwrap();
+        let claims: Vec<_> = (0..lanes.quick.len() * 3).map(|_| lanes.claim()).collect();
+        for worker in &lanes.quick {
+            assert_eq!(worker.connections.load(Ordering::Relaxed), 3);
+        }
+        drop(claims);
+        assert_eq!(lanes.quick[0].connections.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn work_that_computes_is_carried_to_the_slow_lane() {
+        let lanes = Arc::new(Lanes::start().unwrap());
+        let spent = Arc::new(Spent::default());
+        let meter = spent.clone();
+        let work = async move {
+            let computing = async {
+                let first = name_of_thread();
+                let started = Instant::now();
+                while started.elapsed() < QUICK {}
+                tokio::task::yield_now().await;
+                [first, name_of_thread()]
+            };
+            metered(computing, &meter, Duration::MAX).await
+        };
+        let carried = Carried::new(work, spent, lanes.clone());
+        let threads = lanes.any().spawn(carried).await.unwrap().unwrap().unwrap();
+        assert!(threads[0].starts_with("quick-"), "{threads:?}");
+        assert_eq!(threads[1], "slow");
+    }
+
+    #[tokio::test]
+    async fn time_is_counted_while_work_computes_and_not_while_it_waits() {
+        let spent = Spent::default();
+        let waiting = tokio::time::sleep(Duration::from_millis(30));
+        let limit = Duration::from_millis(20);
+        assert_eq!(metered(waiting, &spent, limit).await, Ok(()));
+        let spinning = async {
+            loop {
+                let started = Instant::now();
+                while started.elapsed() < QUICK {}
+                tokio::task::yield_now().await;
+            }
+        };
+        let ended: Result<(), _> = metered(spinning, &spent, limit).await;
+        assert_eq!(ended, Err(Overspent));
+    }
+
+    #[tokio::test]
+    async fn dropping_carried_work_ends_it() {
+        let lanes = Arc::new(Lanes::start().unwrap());
+        let (sender, receiver) = oneshot::channel::<()>();
+        let work = async move {
+            let _held = sender;
+            std::future::pending::<()>().await;
+        };
+        let carried = Carried::new(work, Arc::default(), lanes).slow();
+        assert!(carried.is_slow());
+        drop(carried);
+        // Returns when the work, and with it the sender, is gone.
+        receiver.await.unwrap_err();
+    }
+}

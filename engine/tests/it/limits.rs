@@ -1,0 +1,209 @@
+//! Limits of one call and of one function: each holds, and says so.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use hearth_contract::Reuse;
+use hearth_test_guests::Guest;
+
+use crate::harness::{Engine, call, ended, function, get};
+
+#[tokio::test]
+async fn a_guest_that_computes_is_cut_at_its_processor_time() {
+    let mut engine = Engine::start().await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("spinner", |function| {
+                function.limits.cpu = Duration::from_millis(50);
+                function.limits.deadline = Duration::from_secs(60);
+            }),
+        )
+        .await;
+    let answer = get(address, "/spin").await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (504, Some("cpu_exceeded")),
+        "{}",
+        answer.body
+    );
+    assert!(answer.body.contains("50 ms of processor time"));
+    engine
+        .report("spinner", |report| ended(report, "cpu_exceeded") == 1)
+        .await;
+    // Waiting is no computing: this one meets its deadline.
+    let waiting = engine
+        .place(
+            Guest::Mischief,
+            function("waiting", |function| {
+                function.limits.cpu = Duration::from_millis(50);
+                function.limits.deadline = Duration::from_millis(300);
+            }),
+        )
+        .await;
+    let answer = get(waiting, "/never").await;
+    assert_eq!(answer.outcome.as_deref(), Some("deadline_exceeded"));
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn spinning_guests_leave_their_neighbours_the_cores() {
+    let engine = Engine::start().await;
+    let bad = engine
+        .place(
+            Guest::Mischief,
+            function("bad", |function| {
+                function.limits.deadline = Duration::from_secs(3);
+            }),
+        )
+        .await;
+    let good = engine.place(Guest::Hello, function("good", |_| {})).await;
+    let spinning: Vec<_> = (0..16).map(|_| tokio::spawn(get(bad, "/spin"))).collect();
+    // While all of them spin, a hundred calls of the neighbour's go through in less time than they have.
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(get(good, "/").await.status, 200);
+    }
+    assert!(
+        spinning.iter().all(|call| !call.is_finished()),
+        "a hundred calls took {:?}, longer than the others spun",
+        started.elapsed()
+    );
+    for call in spinning {
+        let answer = call.await.unwrap();
+        assert_eq!(answer.outcome.as_deref(), Some("deadline_exceeded"));
+    }
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_cut_where_it_is_larger_than_it_may_be() {
+    let mut engine = Engine::start().await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("talker", |function| {
+                function.limits.response_body_bytes = 100 << 10;
+            }),
+        )
+        .await;
+    let broken = crate::harness::send(
+        address,
+        "GET",
+        "/big",
+        http_body_util::Empty::<bytes::Bytes>::new(),
+    )
+    .await;
+    // The head is gone by the time that the body is known to be too large: it breaks off, and does not end.
+    assert_eq!(broken.status(), 200);
+    crate::harness::rest(broken.into_body()).await.unwrap_err();
+    engine
+        .report("talker", |report| ended(report, "response_too_large") == 1)
+        .await;
+    assert_eq!(get(address, "/").await.status, 200);
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn a_request_whose_head_is_too_large_is_refused() {
+    let mut engine = Engine::start().await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("small", |function| {
+                function.limits.request_head_bytes = 1 << 10;
+            }),
+        )
+        .await;
+    let long = format!("/?{}", "x".repeat(2 << 10));
+    let answer = get(address, &long).await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (413, Some("too_large"))
+    );
+    assert!(answer.body.contains("1024 bytes"), "{}", answer.body);
+    engine
+        .report("small", |report| ended(report, "too_large") == 1)
+        .await;
+    assert_eq!(get(address, "/?short").await.status, 200);
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn calls_out_of_one_call_are_counted() {
+    let engine = Engine::start().await;
+    let target = engine.place(Guest::Hello, function("target", |_| {})).await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("caller", |function| {
+                function.limits.outbound_calls = 3;
+                function.capabilities.egress = vec![target.to_string().parse().unwrap()];
+            }),
+        )
+        .await;
+    // Each call has its own three.
+    for _ in 0..2 {
+        let answer = get(address, &format!("/fetches?url=http://{target}/")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "3\n"));
+    }
+    let log = engine.end().await;
+    assert!(log.contains("spec.limits.outboundCalls"), "{log}");
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_is_cut_and_counted() {
+    let engine = Engine::start().await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("loud", |function| {
+                function.limits.log_bytes_per_second = 10_000;
+            }),
+        )
+        .await;
+    assert_eq!(get(address, "/flood").await.status, 200);
+    let metrics = get(engine.metrics, "/metrics").await.body;
+    let name = "hearth_log_dropped_lines_total{function=\"loud\",namespace=\"test\"} ";
+    let dropped = metrics.lines().find_map(|line| line.strip_prefix(name));
+    let dropped: u64 = dropped.unwrap().parse().unwrap();
+    // A second's worth at once, and what the seconds of this test brought.
+    assert!((5_000..10_000).contains(&dropped), "{dropped}");
+    let log = engine.end().await;
+    assert_eq!(
+        log.lines().filter(|line| line.starts_with("loud: 0")).count() as u64,
+        10_000 - dropped
+    );
+}
+
+#[tokio::test]
+async fn an_instance_is_fresh_for_each_call_unless_it_is_reused() {
+    let engine = Engine::start().await;
+    let fresh = engine
+        .place(Guest::Mischief, function("fresh", |_| {}))
+        .await;
+    for _ in 0..4 {
+        assert_eq!(get(fresh, "/count").await.body, "1\n");
+    }
+    let reused = engine
+        .place(
+            Guest::Mischief,
+            function("reused", |function| {
+                function.target = 1;
+                function.reuse = Some(Reuse {
+                    calls: NonZeroU32::new(3).unwrap(),
+                    age: Duration::from_secs(60),
+                });
+            }),
+        )
+        .await;
+    let mut counts = Vec::new();
+    for _ in 0..7 {
+        counts.push(call(reused, "GET", "/count", b"").await.body);
+    }
+    assert_eq!(counts.concat(), "1\n2\n3\n1\n2\n3\n1\n");
+    // One that trapped is not used again.
+    assert_eq!(get(reused, "/trap").await.status, 500);
+    assert_eq!(get(reused, "/count").await.body, "1\n");
+    engine.end().await;
+}
