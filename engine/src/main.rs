@@ -11,6 +11,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use hearth_contract::channel::Channel;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs WebAssembly agents for the shim. It is started by the shim, not by hand.
 #[derive(Debug, Parser)]
 #[command(version)]

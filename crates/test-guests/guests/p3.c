@@ -1,7 +1,8 @@
-// A component of wasi:http 0.3 with a behaviour for each path. An instance answers one call.
+// A component of wasi:http 0.3 with a behaviour for each path. An instance answers one call at a time.
 //
 // A handler of 0.3 returns the head of its answer and goes on; what it writes afterwards moves while the host listens.
 // Where this guest waits for the host it blocks, so that it reads from top to bottom.
+#include <stdio.h>
 #include <string.h>
 
 #include "agent.h"
@@ -241,6 +242,23 @@ static void log_line(void)
     wasi_cli_stdout_future_result_void_error_code_drop_readable(written);
 }
 
+// Answers with how many calls of `/count` this instance has had.
+static void count(void)
+{
+    static unsigned calls;
+    char line[16];
+    snprintf(line, sizeof(line), "%u\n", ++calls);
+    text(200, line);
+}
+
+// Goes on after its answer is complete.
+static void after(void)
+{
+    text(200, "answered\n");
+    returned(wasi_clocks_monotonic_clock_wait_for(100ull * 1000 * 1000));
+    log_line();
+}
+
 static void refuse(void)
 {
     exports_wasi_http_handler_result_own_response_error_code_t result = {
@@ -285,6 +303,10 @@ agent_callback_code_t exports_wasi_http_handler_handle(exports_wasi_http_handler
     } else if (strcmp(path, "/log") == 0) {
         log_line();
         text(200, "logged\n");
+    } else if (strcmp(path, "/count") == 0) {
+        count();
+    } else if (strcmp(path, "/after") == 0) {
+        after();
     } else if (strcmp(path, "/echo") == 0) {
         echo(request);
     } else if (strcmp(path, "/pass") == 0) {

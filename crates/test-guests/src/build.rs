@@ -12,13 +12,15 @@ use wasi_preview1_component_adapter_provider::{
 use wit_bindgen_core::{Files, wit_parser::Resolve};
 use wit_component::ComponentEncoder;
 
-/// clang's first arguments. The sysroot is Debian's package wasi-libc.
-const CLANG: [&str; 5] = [
+/// clang's first arguments. The sysroot is Debian's package wasi-libc. A memory that is large enough from the start does
+/// not grow in every call, which would cost two changes of the process's address space.
+const CLANG: [&str; 6] = [
     "--target=wasm32-wasi",
     "--sysroot=/usr",
     "-O2",
     "-Wall",
     "-Wno-unused-function",
+    "-Wl,--initial-memory=262144",
 ];
 
 /// The world of each `agent.wit`, and the prefix of its generated files.

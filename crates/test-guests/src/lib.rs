@@ -16,7 +16,8 @@ pub enum Guest {
     /// `/env?name=`, `/big`.
     Mischief,
     /// The same for wasi:http 0.3: `/trap`, `/late-trap`, `/spin`, `/hang`, `/late-hang`, `/silent`, `/refuse`, `/empty`,
-    /// `/big`, `/fetch?url=`, `/log`, `/echo`, `/pass`.
+    /// `/big`, `/fetch?url=`, `/log`, `/count`, `/after`, `/echo`,
+    /// `/pass`.
     P3,
     /// A command: prints its arguments and exits with the code in the first.
     Command,

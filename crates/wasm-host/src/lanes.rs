@@ -5,7 +5,6 @@
 //! that compute for longer than [`QUICK`] are carried on in the slow lane, whose threads the kernel runs when the quick
 //! lane leaves it a core: a guest that spins delays its neighbours by as much as it takes to notice.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
@@ -140,14 +139,8 @@ fn worker(number: usize) -> std::io::Result<Worker> {
     })
 }
 
-thread_local! {
-    /// This thread is one of the slow lane.
-    static IS_SLOW: Cell<bool> = const { Cell::new(false) };
-}
-
 /// For the calling thread alone: on Linux a thread's id is a process id to the scheduler.
 fn yield_to_others() {
-    IS_SLOW.set(true);
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), SLOW_NICE) {
         tracing::warn!(%error, "the slow lane is as quick as the other");
@@ -199,27 +192,30 @@ pub(crate) async fn metered<F: Future>(
     .await
 }
 
-/// The time of one poll.
-enum Clock {
-    /// Costs next to nothing, and is the thread's own time while it is short.
-    Wall(Instant),
-    /// A system call, for threads that others interrupt.
-    Thread(Duration),
+/// The time of one poll: by the wall while it is short, which costs next to nothing; else by the thread's own clock, which
+/// others that are run meanwhile do not advance.
+struct Clock {
+    wall: Instant,
+    thread: Duration,
 }
+
+/// Time of a poll that says nothing of how much of it was the guest's.
+const SHORT: Duration = Duration::from_micros(500);
 
 impl Clock {
     fn start() -> Self {
-        match IS_SLOW.get() {
-            true => Self::Thread(thread_time()),
-            false => Self::Wall(Instant::now()),
+        Self {
+            wall: Instant::now(),
+            thread: thread_time(),
         }
     }
 
     fn elapsed(&self) -> Duration {
-        match self {
-            Self::Thread(since) => thread_time().saturating_sub(*since),
-            Self::Wall(since) => since.elapsed(),
+        let wall = self.wall.elapsed();
+        if wall < SHORT {
+            return wall;
         }
+        thread_time().saturating_sub(self.thread)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use hearth_contract::Reuse;
 use hearth_test_guests::Guest;
 use hyper::body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -200,10 +201,43 @@ async fn calls_out_are_denied_unless_a_rule_names_them() {
 }
 
 #[tokio::test]
-async fn lines_on_standard_output_are_logged() {
-    let engine = Engine::start().await;
-    let address = engine.place(Guest::P3, function("chatty", |_| {})).await;
-    assert_eq!(get(address, "/log").await.body, "logged\n");
+async fn lines_on_standard_output_are_logged_also_after_the_answer() {
+    let mut engine = Engine::start().await;
+    let chatty = engine.place(Guest::P3, function("chatty", |_| {})).await;
+    assert_eq!(get(chatty, "/log").await.body, "logged\n");
+    let after = engine.place(Guest::P3, function("after", |_| {})).await;
+    assert_eq!(get(after, "/after").await.body, "answered\n");
+    let report = engine
+        .report("after", |report| {
+            report.in_use == 0 && !report.calls.is_empty()
+        })
+        .await;
+    assert_eq!(ended(&report, "answered"), 1);
     let log = engine.end().await;
-    assert!(log.contains("chatty: a line on stdout\n"), "{log}");
+    for line in ["chatty: a line on stdout\n", "after: a line on stdout\n"] {
+        assert!(log.contains(line), "{line} is not in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_is_reused_where_its_function_says_so() {
+    let mut engine = Engine::start().await;
+    let reused = function("again", |function| {
+        function.target = 1;
+        function.reuse = Some(Reuse {
+            calls: NonZeroU32::new(100).unwrap(),
+            age: Reuse::AGE,
+        });
+    });
+    let address = engine.place(Guest::P3, reused).await;
+    for number in 1..=5 {
+        assert_eq!(get(address, "/count").await.body, format!("{number}\n"));
+        // It comes back when its answer is out.
+        engine
+            .report("again", |report| {
+                ended(report, "answered") == number && report.warm == 1
+            })
+            .await;
+    }
+    engine.end().await;
 }

@@ -29,8 +29,8 @@ pub(super) async fn call(
     sender: oneshot::Sender<Answer>,
 ) -> wasmtime::Result<()> {
     let (alive, instance) = oneshot::channel::<Infallible>();
-    // The table goes with the instance, which is after the call's outcome is known.
-    store.data_mut().http().table.push(alive)?;
+    // After a call that does not end well, the table goes with the instance; by then the call's outcome is known.
+    let alive = store.data_mut().http().table.push(alive)?;
     let (reading, unread) = oneshot::channel::<Infallible>();
     let (first, answered) = futures::channel::oneshot::channel();
     let prepared = Prepared::new(store.as_context_mut(), proxy, request, State::http, first)?;
@@ -47,9 +47,11 @@ pub(super) async fn call(
             // An error is the sender's end, which is what is waited for.
             let _ = unread.await;
             poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-            Ok(())
+            wasmtime::error::Ok(())
         })
-        .await?
+        .await??;
+    store.data_mut().http().table.delete(alive)?;
+    Ok(())
 }
 
 fn streamed(
