@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use hearth_api::RUNTIME_CLASS;
-use toml_edit::{Array, DocumentMut, Item, Value, value};
+use toml_edit::{Array, DocumentMut, Item, RawString, Value, value};
 
 /// Name of the shim's program, which follows from the runtime type.
 pub const SHIM: &str = "containerd-shim-hearth-v1";
@@ -17,6 +17,8 @@ const DROP_IN_DIRECTORY: &str = "conf.d";
 const DROP_IN_FILE: &str = "hearth.toml";
 /// Matches the drop-in and nobody else's.
 const DROP_IN_PATTERN: &str = "hearth*.toml";
+/// Follows an `imports` that the owner does not have, so that the way back knows it from an owner's empty list.
+const OUR_IMPORTS: &str = " # added by Hearth's installer";
 /// For a node without any configuration file.
 const DEFAULT_VERSION: i64 = 3;
 
@@ -92,7 +94,9 @@ pub fn with_import(main: Option<&str>, config: &Path) -> Result<Option<String>, 
     match document.get_mut("imports").and_then(Item::as_array_mut) {
         Some(list) => list.push(pattern),
         None => {
-            document.insert("imports", value(Array::from_iter([pattern])));
+            let mut imports = Value::from(Array::from_iter([pattern]));
+            imports.decor_mut().set_suffix(OUR_IMPORTS);
+            document.insert("imports", value(imports));
         }
     }
     Ok(Some(document.to_string()))
@@ -111,7 +115,8 @@ pub fn without_import(main: &str, config: &Path) -> Result<Option<String>, Confi
     if list.len() == before {
         return Ok(None);
     }
-    if list.is_empty() {
+    let suffix = list.decor().suffix().and_then(RawString::as_str);
+    if list.is_empty() && suffix == Some(OUR_IMPORTS) {
         document.remove("imports");
     }
     Ok(Some(document.to_string()))
@@ -207,13 +212,19 @@ mod tests {
         check_import(
             Some("# ours\nversion = 3 # since 2.0\n\n[plugins.'x']\n  a = 1 # why\n"),
             Ok(Some(
-                "# ours\nversion = 3 # since 2.0\nimports = [\"/etc/containerd/conf.d/hearth*.toml\"]\n\n[plugins.'x']\n  a = 1 # why\n",
+                "# ours\nversion = 3 # since 2.0\nimports = [\"/etc/containerd/conf.d/hearth*.toml\"] # added by Hearth's installer\n\n[plugins.'x']\n  a = 1 # why\n",
             )),
         );
         check_import(
             Some("version = 2\nimports = [\"/etc/other.toml\"] # keep\n"),
             Ok(Some(
                 "version = 2\nimports = [\"/etc/other.toml\", \"/etc/containerd/conf.d/hearth*.toml\"] # keep\n",
+            )),
+        );
+        check_import(
+            Some("version = 3\nimports = []\n"),
+            Ok(Some(
+                "version = 3\nimports = [\"/etc/containerd/conf.d/hearth*.toml\"]\n",
             )),
         );
     }
@@ -246,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_node_without_configuration_gets_one() {
-        let expected = format!("version = 3\nimports = [\"{OURS}\"]\n");
+        let expected =
+            format!("version = 3\nimports = [\"{OURS}\"] # added by Hearth's installer\n");
         assert_eq!(with_import(None, Path::new(CONFIG)), Ok(Some(expected)));
         assert_eq!(version(None), Ok(3));
         assert_eq!(version(Some("# nothing\n")), Ok(3));
@@ -293,6 +305,10 @@ mod tests {
         check(
             &format!("version = 3\nimports = [\"{OURS}\", \"/etc/later.toml\"]\n"),
             Some("version = 3\nimports = [ \"/etc/later.toml\"]\n"),
+        );
+        check(
+            &format!("imports = [\"{OURS}\", \"/etc/later.toml\"]{OUR_IMPORTS}\n"),
+            Some(&format!("imports = [ \"/etc/later.toml\"]{OUR_IMPORTS}\n")),
         );
     }
 

@@ -75,7 +75,7 @@ impl Host {
 
     /// Copies a program next to its place, as `<name>.new`, and returns where that is here.
     pub fn stage(&self, config: &Config, name: &str) -> Result<PathBuf> {
-        let staged = self.path(&config.bin_dir).join(format!("{name}.new"));
+        let Places { staged, .. } = self.places(config, name);
         let copy = || -> io::Result<()> {
             make_parent(&staged)?;
             remove(&staged)?;
@@ -87,13 +87,39 @@ impl Host {
             .with_context(|| format!("copy {name} to {} of the host", config.bin_dir.display()))?;
         Ok(staged)
     }
+
+    /// Removes the copies that were not moved to their places; also those of an installation that did not end.
+    pub fn unstage(&self, config: &Config) -> Result<()> {
+        for name in PROGRAMS {
+            remove(&self.places(config, name).staged)
+                .with_context(|| format!("remove the copy of {name}"))?;
+        }
+        Ok(())
+    }
+
+    fn places(&self, config: &Config, name: &str) -> Places {
+        let program = self.path(&config.bin_dir.join(name));
+        let beside = |suffix: &str| program.with_file_name(format!("{name}.{suffix}"));
+        Places {
+            previous: beside("previous"),
+            staged: beside("new"),
+            program,
+        }
+    }
+}
+
+/// Where a program is, and what is beside it while it is replaced.
+struct Places {
+    program: PathBuf,
+    previous: PathBuf,
+    staged: PathBuf,
 }
 
 /// What was changed, and how it was before. Forgotten changes stay; call [`Undo::revert`] or [`Undo::keep`].
 #[derive(Debug)]
 pub struct Undo<'a> {
     host: &'a Host,
-    bin_dir: &'a Path,
+    config: &'a Config,
     texts: Vec<(PathBuf, Option<String>)>,
     programs: Vec<&'static str>,
 }
@@ -103,7 +129,7 @@ impl<'a> Undo<'a> {
     pub fn new(host: &'a Host, config: &'a Config) -> Self {
         Self {
             host,
-            bin_dir: &config.bin_dir,
+            config,
             texts: Vec::new(),
             programs: Vec::new(),
         }
@@ -112,24 +138,16 @@ impl<'a> Undo<'a> {
     /// Moves staged programs to their places and writes the plan's files. Running shims and engines keep the files they have.
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
         for name in &plan.programs {
-            let (place, previous, staged) = self.places(name);
-            self.programs.push(name);
-            let swap = || -> io::Result<()> {
-                remove(&previous)?;
-                match fs::hard_link(&place, &previous) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                fs::rename(&staged, &place)
-            };
-            swap().with_context(|| {
-                format!("replace {} of the host", self.bin_dir.join(name).display())
+            self.replace_program(name).with_context(|| {
+                let place = self.config.bin_dir.join(name);
+                format!("replace {} of the host", place.display())
             })?;
         }
         for write in &plan.writes {
-            self.texts
-                .push((write.path.clone(), self.host.read(&write.path)?));
+            let before = self.host.read(&write.path)?;
             self.host.write(&write.path, write.text.as_deref())?;
+            // Not earlier: what refuses to be written also refuses to be put back.
+            self.texts.push((write.path.clone(), before));
         }
         Ok(())
     }
@@ -141,32 +159,39 @@ impl<'a> Undo<'a> {
             result = result.and(self.host.write(path, text.as_deref()));
         }
         for name in self.programs.iter().rev() {
-            let (place, previous, staged) = self.places(name);
-            let back = match fs::rename(&previous, &place) {
+            let places = self.host.places(self.config, name);
+            let back = match fs::rename(&places.previous, &places.program) {
                 // There was none before.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => remove(&place),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => remove(&places.program),
                 other => other,
             };
-            result = result.and(
-                back.and(remove(&staged))
-                    .with_context(|| format!("put {} back", place.display())),
-            );
+            // Two names of one file, as before the new one came, are not renamed.
+            let back = back.and_then(|()| remove(&places.previous));
+            result =
+                result.and(back.with_context(|| format!("put {} back", places.program.display())));
         }
-        result
+        result.and(self.host.unstage(self.config))
     }
 
-    /// Forgets how it was before.
+    /// Forgets how it was before; also what an installation that did not end remembered.
     pub fn keep(self) -> Result<()> {
-        for name in &self.programs {
-            remove(&self.places(name).1).context("remove a previous program")?;
+        for name in PROGRAMS {
+            remove(&self.host.places(self.config, name).previous)
+                .context("remove a previous program")?;
         }
         Ok(())
     }
 
-    fn places(&self, name: &str) -> (PathBuf, PathBuf, PathBuf) {
-        let place = self.host.path(&self.bin_dir.join(name));
-        let beside = |suffix: &str| place.with_file_name(format!("{name}.{suffix}"));
-        (place.clone(), beside("previous"), beside("new"))
+    fn replace_program(&mut self, name: &'static str) -> io::Result<()> {
+        let places = self.host.places(self.config, name);
+        remove(&places.previous)?;
+        match fs::hard_link(&places.program, &places.previous) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Not earlier: without its second name, the program itself would be taken for one that was not there before.
+        self.programs.push(name);
+        fs::rename(&places.staged, &places.program)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The order of steps, and the way back: observe, plan, apply, prove.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
@@ -64,6 +64,7 @@ impl<D: Daemon> Installer<D> {
             host::remove(&self.host.path(&self.config.bin_dir.join(name)))
                 .with_context(|| format!("remove {name}"))?;
         }
+        self.host.unstage(&self.config)?;
         let artifacts = self.host.path(&self.config.state_dir.join(ARTIFACTS));
         match std::fs::remove_dir_all(&artifacts) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -87,6 +88,16 @@ impl<D: Daemon> Installer<D> {
 
     /// Copies programs beside their places and asks the new shim what it is, before anything is replaced.
     async fn stage(&self, plan: &Plan) -> Result<()> {
+        let staged = self.copy(plan).await;
+        if staged.is_err()
+            && let Err(error) = self.host.unstage(&self.config)
+        {
+            tracing::warn!(error = %format!("{error:#}"), "copies of programs were left on the node");
+        }
+        staged
+    }
+
+    async fn copy(&self, plan: &Plan) -> Result<()> {
         for name in &plan.programs {
             let staged = self.host.stage(&self.config, name)?;
             if *name == SHIM {
@@ -99,36 +110,43 @@ impl<D: Daemon> Installer<D> {
     }
 
     async fn change(&self, plan: &Plan, wanted: Wanted) -> Result<()> {
-        let pending = plan::pending_path(&self.config.bin_dir);
-        let mut undo = Undo::new(&self.host, &self.config);
-        let mut restarted = false;
-        let result = async {
-            if plan.restart {
-                self.host.write(&pending, Some(""))?;
-            }
-            undo.apply(plan)?;
-            if plan.restart {
-                self.daemon
-                    .validate()
-                    .await
-                    .context("containerd refuses the new configuration")?;
-                restarted = true;
-                tracing::info!("containerd is restarted to read its changed configuration");
-                self.daemon
-                    .restart()
-                    .await
-                    .context("containerd was not restarted")?;
-            }
-            self.prove(wanted).await
-        }
-        .await;
-        match result {
+        let mut attempt = Attempt {
+            undo: Undo::new(&self.host, &self.config),
+            owed: self.host.read(&self.pending())?.is_some(),
+            restarted: false,
+        };
+        match self.carry_out(plan, wanted, &mut attempt).await {
             Ok(()) => {
-                undo.keep()?;
-                self.host.write(&pending, None)
+                attempt.undo.keep()?;
+                self.host.write(&self.pending(), None)
             }
-            Err(error) => Err(self.roll_back(undo, restarted, error).await),
+            Err(error) => Err(self.roll_back(attempt, error).await),
         }
+    }
+
+    async fn carry_out(
+        &self,
+        plan: &Plan,
+        wanted: Wanted,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<()> {
+        if plan.restart {
+            self.host.write(&self.pending(), Some(""))?;
+        }
+        attempt.undo.apply(plan)?;
+        if plan.restart {
+            self.daemon
+                .validate()
+                .await
+                .context("containerd refuses the new configuration")?;
+            attempt.restarted = true;
+            tracing::info!("containerd is restarted to read its changed configuration");
+            self.daemon
+                .restart()
+                .await
+                .context("containerd was not restarted")?;
+        }
+        self.prove(wanted).await
     }
 
     async fn prove(&self, wanted: Wanted) -> Result<()> {
@@ -148,24 +166,20 @@ impl<D: Daemon> Installer<D> {
     }
 
     /// Puts back what was there, and says how that went, what failed, and where to look.
-    async fn roll_back(&self, undo: Undo<'_>, restarted: bool, error: Error) -> Error {
-        let back = async {
-            undo.revert()?;
-            if restarted {
-                self.daemon.restart().await?;
-                self.cri
-                    .wait(Wanted::Answer, self.config.deadline())
-                    .await?;
-            }
-            self.host
-                .write(&plan::pending_path(&self.config.bin_dir), None)
-        };
-        let outcome = match back.await {
+    async fn roll_back(&self, attempt: Attempt<'_>, error: Error) -> Error {
+        let restarted = attempt.restarted;
+        let outcome = match self.put_back(attempt).await {
             Ok(()) if restarted => {
-                "what was there before was put back, and containerd answers".to_owned()
+                "was not changed (what was there before was put back, and containerd answers)"
+                    .to_owned()
             }
-            Ok(()) => "what was there before was put back; containerd was not touched".to_owned(),
-            Err(error) => format!("PUTTING BACK WHAT WAS THERE BEFORE FAILED TOO: {error:#}"),
+            Ok(()) => {
+                "was not changed (what was there before was put back; containerd was not touched)"
+                    .to_owned()
+            }
+            Err(error) => format!(
+                "WAS LEFT HALF CHANGED: PUTTING BACK WHAT WAS THERE BEFORE FAILED TOO ({error:#})"
+            ),
         };
         let look = match self.config.restart {
             Restart::Systemd => format!(
@@ -175,10 +189,40 @@ impl<D: Daemon> Installer<D> {
             Restart::Supervised | Restart::Manual => "containerd's log on the node".to_owned(),
         };
         error.context(format!(
-            "node {} was not changed ({outcome}); look at {look}",
+            "node {} {outcome}; look at {look}",
             self.config.node_name
         ))
     }
+
+    async fn put_back(&self, attempt: Attempt<'_>) -> Result<()> {
+        let mut back = attempt.undo.revert();
+        if attempt.restarted {
+            // Also where a file was not put back: what failed may have left no containerd.
+            back = back.and(self.restart_again().await);
+        }
+        back?;
+        if attempt.restarted || !attempt.owed {
+            self.host.write(&self.pending(), None)?;
+        }
+        Ok(())
+    }
+
+    async fn restart_again(&self) -> Result<()> {
+        self.daemon.restart().await?;
+        self.cri.wait(Wanted::Answer, self.config.deadline()).await
+    }
+
+    fn pending(&self) -> PathBuf {
+        plan::pending_path(&self.config.bin_dir)
+    }
+}
+
+/// A change under way.
+struct Attempt<'a> {
+    undo: Undo<'a>,
+    /// An earlier attempt left containerd a restart. It is still owed where this one ends before its own.
+    owed: bool,
+    restarted: bool,
 }
 
 /// Asks a shim what it is, as containerd does before it creates a task.

@@ -134,6 +134,7 @@ pub fn install(config: &Config, observed: &Observed) -> Result<Plan, ConfigError
 /// Plans the way back. Programs are removed by the caller, after containerd forgot them.
 pub fn uninstall(config: &Config, observed: &Observed) -> Result<Plan, ConfigError> {
     let mut writes = Vec::new();
+    let mut restart = false;
     if config.restart != Restart::Manual {
         if let Some(main) = &observed.main
             && let Some(text) = containerd_config::without_import(main, &config.containerd_config)?
@@ -147,8 +148,8 @@ pub fn uninstall(config: &Config, observed: &Observed) -> Result<Plan, ConfigErr
             let path = containerd_config::drop_in_path(&config.containerd_config);
             writes.push(Write { path, text: None });
         }
+        restart = !writes.is_empty() || observed.pending;
     }
-    let restart = !writes.is_empty() || observed.pending;
     if observed.shim_config.is_some() {
         writes.push(Write {
             path: shim_config_path(&config.bin_dir),
