@@ -1,8 +1,9 @@
 //! The engine's side of the control socket: messages in, the host told, reports out.
 
+use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -84,6 +85,7 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
         engine,
         outbox,
         placed,
+        pipes: Pipes::default(),
     };
     while let Some((message, descriptors)) = receive(&control).await? {
         if rim.obey(message, descriptors).await? {
@@ -185,12 +187,34 @@ fn chunks(reports: Vec<proto::FunctionReport>, bytes: usize) -> Vec<Vec<proto::F
     chunks
 }
 
+/// Descriptors of log pipes that functions write to. All functions of a pod share a few pipes, and each placement brings
+/// descriptors of its own: kept, they would be two for each of thousands of functions.
+#[derive(Default)]
+struct Pipes(Mutex<HashMap<(u64, u64), Weak<OwnedFd>>>);
+
+impl Pipes {
+    /// The descriptor of the same pipe that is there already, or this one.
+    fn shared(&self, pipe: OwnedFd) -> Result<Arc<OwnedFd>> {
+        let stat = rustix::fs::fstat(&pipe).context("look at a log's descriptor")?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, pipe| pipe.strong_count() > 0);
+        let place = known.entry((stat.st_dev, stat.st_ino)).or_default();
+        if let Some(pipe) = place.upgrade() {
+            return Ok(pipe);
+        }
+        let pipe = Arc::new(pipe);
+        *place = Arc::downgrade(&pipe);
+        Ok(pipe)
+    }
+}
+
 struct Rim {
     host: Arc<Host>,
     engine: Engine,
     outbox: mpsc::Sender<from_engine::Message>,
     /// Told of every placement.
     placed: Arc<Notify>,
+    pipes: Pipes,
 }
 
 /// Gives back what starting and placing touched, once no placement came for [`SETTLED`].
@@ -296,13 +320,17 @@ impl Rim {
             })?;
         let artifact = Artifact::map(&self.engine, &artifact)
             .map_err(|error| fault(format!("the artifact cannot be mapped: {error:#}")))?;
+        let pipe = |pipe| {
+            let shared = self.pipes.shared(pipe);
+            shared.map_err(|error| fault(format!("{error:#}")))
+        };
         let placed = Placed {
             function,
             digest: place.digest.clone(),
             artifact: &artifact,
             listener: TcpListener::from(listener),
-            stdout: Arc::new(stdout),
-            stderr: Arc::new(stderr),
+            stdout: pipe(stdout)?,
+            stderr: pipe(stderr)?,
             prefix_logs: place.prefix_logs,
             first: StartKind::from_word(&place.start),
         };
@@ -350,6 +378,24 @@ impl Rim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_descriptor_of_a_pipe_is_kept() {
+        let pipes = Pipes::default();
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let again = writer.try_clone().unwrap();
+        let first = pipes.shared(writer.into()).unwrap();
+        assert!(Arc::ptr_eq(&first, &pipes.shared(again.into()).unwrap()));
+        let (_reader, other) = std::io::pipe().unwrap();
+        assert!(!Arc::ptr_eq(&first, &pipes.shared(other.into()).unwrap()));
+        drop(first);
+        pipes.shared(std::io::pipe().unwrap().1.into()).unwrap();
+        assert_eq!(
+            pipes.0.lock().unwrap().len(),
+            1,
+            "what is gone is forgotten"
+        );
+    }
 
     #[test]
     fn chunks_stay_below_their_bound_and_lose_nothing() {

@@ -272,28 +272,22 @@ static agent_callback_code_t hang(void)
     return AGENT_CALLBACK_CODE_WAIT(agent_waitable_set_new());
 }
 
-agent_callback_code_t exports_wasi_http_handler_handle(exports_wasi_http_handler_own_request_t request)
+// The behaviours that do not look at the request's body.
+static agent_callback_code_t behave(char *path)
 {
-    agent_string_t raw = {0};
-    wasi_http_types_method_request_get_path_with_query(wasi_http_types_borrow_request(request), &raw);
-    char path[512] = {0};
-    memcpy(path, raw.ptr, raw.len < sizeof(path) - 1 ? raw.len : sizeof(path) - 1);
-
     if (strcmp(path, "/trap") == 0) {
         __builtin_trap();
     } else if (strcmp(path, "/spin") == 0) {
         for (volatile unsigned spins = 0;; spins++) {}
     } else if (strcmp(path, "/hang") == 0) {
         return hang();
+    } else if (strcmp(path, "/late-hang") == 0) {
+        write_all(begin(200).contents, (const uint8_t *)"begun", 5);
+        return hang();
     } else if (strcmp(path, "/silent") == 0) {
         return AGENT_CALLBACK_CODE_EXIT;
     } else if (strcmp(path, "/refuse") == 0) {
         refuse();
-    } else if (strcmp(path, "/late-trap") == 0) {
-        late_trap(request);
-    } else if (strcmp(path, "/late-hang") == 0) {
-        write_all(begin(200).contents, (const uint8_t *)"begun", 5);
-        return hang();
     } else if (strcmp(path, "/empty") == 0) {
         empty();
     } else if (strcmp(path, "/big") == 0) {
@@ -303,16 +297,33 @@ agent_callback_code_t exports_wasi_http_handler_handle(exports_wasi_http_handler
     } else if (strcmp(path, "/log") == 0) {
         log_line();
         text(200, "logged\n");
-    } else if (strcmp(path, "/count") == 0) {
-        count();
     } else if (strcmp(path, "/after") == 0) {
         after();
-    } else if (strcmp(path, "/echo") == 0) {
+    } else if (strcmp(path, "/count") == 0) {
+        count();
+    } else {
+        text(200, "hello from p3\n");
+    }
+    return AGENT_CALLBACK_CODE_EXIT;
+}
+
+agent_callback_code_t exports_wasi_http_handler_handle(exports_wasi_http_handler_own_request_t request)
+{
+    agent_string_t raw = {0};
+    wasi_http_types_method_request_get_path_with_query(wasi_http_types_borrow_request(request), &raw);
+    char path[512] = {0};
+    memcpy(path, raw.ptr, raw.len < sizeof(path) - 1 ? raw.len : sizeof(path) - 1);
+    agent_string_free(&raw);
+
+    if (strcmp(path, "/echo") == 0) {
         echo(request);
     } else if (strcmp(path, "/pass") == 0) {
         pass(request);
+    } else if (strcmp(path, "/late-trap") == 0) {
+        late_trap(request);
     } else {
-        text(200, "hello from p3\n");
+        wasi_http_types_request_drop_own(request);
+        return behave(path);
     }
     return AGENT_CALLBACK_CODE_EXIT;
 }

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use hearth_contract::Function;
 use hearth_test_guests::Guest;
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use hyper::body::{Frame, Incoming};
@@ -14,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Answer, DEADLINE, Engine, Pieces, call, ended, function, piece, pieces, rest,
+    Answer, DEADLINE, Engine, Pieces, call, ended, function, patient, piece, pieces, rest,
 };
 
 /// Guests of both versions of wasi:http.
@@ -60,13 +59,6 @@ impl Connection {
     async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, b"").await
     }
-}
-
-/// A function whose deadline ends nothing but what would go on for ever.
-fn patient(name: &str) -> Function {
-    function(name, |function| {
-        function.limits.deadline = Duration::from_secs(30);
-    })
 }
 
 #[tokio::test]

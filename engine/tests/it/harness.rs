@@ -133,6 +133,13 @@ pub(crate) fn function(name: &str, change: impl FnOnce(&mut Function)) -> Functi
     function
 }
 
+/// A function whose deadline ends nothing but what would go on for ever.
+pub(crate) fn patient(name: &str) -> Function {
+    function(name, |function| {
+        function.limits.deadline = Duration::from_secs(30);
+    })
+}
+
 impl Engine {
     pub(crate) async fn start() -> Self {
         let (control, child) = spawn("run");

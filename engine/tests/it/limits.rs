@@ -171,7 +171,9 @@ async fn a_flood_of_log_lines_is_cut_and_counted() {
     assert!((5_000..10_000).contains(&dropped), "{dropped}");
     let log = engine.end().await;
     assert_eq!(
-        log.lines().filter(|line| line.starts_with("loud: 0")).count() as u64,
+        log.lines()
+            .filter(|line| line.starts_with("loud: 0"))
+            .count() as u64,
         10_000 - dropped
     );
 }
