@@ -232,6 +232,12 @@ impl Fleet {
             .collect()
     }
 
+    /// Groups whose pods hold a function, or were told to.
+    pub(crate) fn groups_of(&self, function: &str) -> BTreeSet<GroupKey> {
+        let hosts = self.hosts_of(function);
+        hosts.into_iter().map(|(pod, _)| pod.group).collect()
+    }
+
     /// Tells a pod what it should hold, as far as that differs from what it was told.
     pub(crate) fn tell(&self, pod: &str, wanted: BTreeMap<String, proto::PlacedFunction>) {
         let mut fleet = self.lock();

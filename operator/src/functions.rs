@@ -80,8 +80,15 @@ pub(crate) async fn reconcile(
         return Ok(Action::await_change());
     }
     let started = std::time::Instant::now();
-    let group = context.world.group(&function);
-    context.world.sync(&group);
+    // Also those that it has left: its pool may be another than before.
+    let mut groups = context
+        .world
+        .fleet
+        .groups_of(&function.uid().unwrap_or_default());
+    groups.insert(context.world.group(&function));
+    for group in &groups {
+        context.world.sync(group);
+    }
     let action = if function.metadata.deletion_timestamp.is_some() {
         release(&function, &context).await
     } else {

@@ -156,18 +156,20 @@ impl World {
     }
 
     /// What pods say of a function, with the addresses that the API server knows: a shim may connect before kubelet has
-    /// written its pod's address.
+    /// written its pod's address. Of pods that are being ended nothing: they answer until all nodes know that, and no longer.
     pub(crate) fn hosts(&self, function: &str) -> Vec<(PodInfo, Option<proto::FunctionReport>)> {
         let mut hosts = self.fleet.hosts_of(function);
-        for (info, _) in &mut hosts {
-            let pod = self
-                .stores
-                .pods
-                .get(&ObjectRef::new(&info.name).within(&info.group.namespace));
-            if let Some(address) = pod.and_then(|pod| pod.status.as_ref()?.pod_ip.clone()) {
+        hosts.retain_mut(|(info, _)| {
+            let key = ObjectRef::new(&info.name).within(&info.group.namespace);
+            // One that is not cached is gone, or its event comes.
+            let Some(pod) = self.stores.pods.get(&key) else {
+                return false;
+            };
+            if let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) {
                 info.address = address;
             }
-        }
+            pod.metadata.deletion_timestamp.is_none()
+        });
         hosts
     }
 

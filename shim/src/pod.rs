@@ -21,7 +21,8 @@ use crate::error::TaskError;
 use crate::events::{Events, timestamp};
 use crate::logs::Logs;
 use crate::process::Network;
-use crate::spec::{Kind, Resources, Spec, classify};
+use crate::spec::{Kind, Resources, Spec, annotation, classify};
+use crate::state_file;
 use crate::workload::{Ended, Surroundings, Workload};
 
 /// Containers that one pod may have: init containers that ended are deleted before the next starts, so this is far
@@ -172,6 +173,11 @@ impl Pod {
             cgroup,
         });
         let mut reservation = self.reserve(&container)?;
+        if let Some(sandbox) = spec.annotation(annotation::SANDBOX_ID)
+            && let Err(error) = state_file::note_shim(&container.bundle, sandbox)
+        {
+            tracing::warn!(id = container.id, %error, "containerd loses this container when it is restarted");
+        }
         let made = self.make(&container, &spec, kind).await;
         if let Err(error) = made {
             if let Some(cgroup) = &container.cgroup

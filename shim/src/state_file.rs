@@ -1,5 +1,7 @@
-//! What is written down beside a container, for `delete` after the shim died: which process, which control group.
+//! What is written down beside a container: for `delete` after the shim died, which process; for containerd after its own
+//! restart, which program is the shim.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::process;
 
 const NAME: &str = "hearth.json";
+/// containerd's own file.
+const SHIM_PATH: &str = "shim-binary-path";
 
 /// The file in one container's bundle folder.
 #[derive(Debug, Clone)]
@@ -60,6 +64,18 @@ impl StateFile {
     }
 }
 
+/// Writes the shim's path beside a container, as it stands beside the sandbox. containerd 2 writes it there alone and, when it
+/// was restarted, looks for it beside each container: it looks on PATH for the shim of one that lacks it, and gives up the
+/// container when it is not there. <https://github.com/containerd/containerd/issues/10811>
+pub fn note_shim(bundle: &Path, sandbox: &str) -> io::Result<()> {
+    let note = bundle.join(SHIM_PATH);
+    if note.exists() {
+        return Ok(());
+    }
+    let sandbox = bundle.with_file_name(sandbox);
+    std::fs::copy(sandbox.join(SHIM_PATH), note).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +95,25 @@ mod tests {
         assert_eq!(file.running(), None);
         file.clear();
         file.clear();
+    }
+
+    #[test]
+    fn each_container_has_the_path_of_its_sandboxs_shim() {
+        let dir = tempfile::tempdir().unwrap();
+        let [sandbox, container] = ["sandbox", "container"].map(|name| dir.path().join(name));
+        for folder in [&sandbox, &container] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let path = |folder: &Path| std::fs::read_to_string(folder.join(SHIM_PATH)).unwrap();
+        assert!(note_shim(&container, "sandbox").is_err());
+        std::fs::write(sandbox.join(SHIM_PATH), "/opt/shim").unwrap();
+        for folder in [&sandbox, &container] {
+            note_shim(folder, "sandbox").unwrap();
+            assert_eq!(path(folder), "/opt/shim");
+        }
+        // What is there is containerd's.
+        std::fs::write(container.join(SHIM_PATH), "/opt/other").unwrap();
+        note_shim(&container, "sandbox").unwrap();
+        assert_eq!(path(&container), "/opt/other");
     }
 }

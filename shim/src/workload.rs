@@ -8,6 +8,7 @@ use hearth_contract::proto::{self, BundleKind, State};
 use hearth_contract::{FailureReason, METRICS_PORT};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::artifact::Cache;
 use crate::cgroup::Cgroup;
@@ -16,7 +17,7 @@ use crate::container::{Ask, KILL, ask, signal_code};
 use crate::containerd::Containerd;
 use crate::engine::{Death, Setup};
 use crate::error::TaskError;
-use crate::host::{Board, Desired, Host, Parts};
+use crate::host::{Board, Desired, Host, Parts, sleep_until};
 use crate::logs::Logs;
 use crate::prepare::{Preparer, Source};
 use crate::process::{self, NOBODY, Network};
@@ -29,6 +30,9 @@ use crate::{plain, pool, resolver};
 const FIRST_WORD: Duration = Duration::from_secs(5);
 /// How long calls may go on after SIGTERM. Kubelet's SIGKILL comes first unless the pod's grace period is longer.
 const DRAIN: Duration = Duration::from_secs(600);
+/// How long a pool pod goes on as before after SIGTERM, while a function of it answers: so long may nodes take to learn that
+/// its endpoints are gone, and until then they send it calls. kube-proxy carries changes out once a second.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// Ends of a plain container's engine in a row after which the container ends, so that kubelet shows a crash loop.
 const PLAIN_DEATHS: u32 = 5;
 
@@ -202,6 +206,7 @@ impl Workload {
     /// Lives until the container ends. `signal` holds the last one that was sent, 0 for none.
     pub async fn run(mut self, mut signal: watch::Receiver<u32>) -> Ended {
         let mut draining = false;
+        let mut farewell = None;
         let mut deaths = 0;
         // What start saw on the board counts too: a command may have ended by then.
         self.host.board.mark_changed();
@@ -217,9 +222,11 @@ impl Workload {
                         Ask::Kill => return Ended::with(signal_code(signal)),
                         // A command takes no signals: nothing to drain, so it ends.
                         Ask::Drain if self.is_command() => return Ended::with(signal_code(signal)),
+                        Ask::Drain if draining => {}
                         Ask::Drain => {
                             draining = true;
-                            self.host.desired.send_modify(|desired| desired.drain = Some(DRAIN));
+                            farewell = Some(Instant::now() + FAREWELL);
+                            self.host.board.mark_changed();
                         }
                     }
                 }
@@ -242,6 +249,13 @@ impl Workload {
                     if draining && board.drained {
                         return Ended::with(0);
                     }
+                    if farewell.is_some() && !is_called(&board, self.kind) {
+                        farewell = Some(Instant::now());
+                    }
+                }
+                () = sleep_until(farewell) => {
+                    farewell = None;
+                    self.host.desired.send_modify(|desired| desired.drain = Some(DRAIN));
                 }
             }
         }
@@ -254,6 +268,11 @@ impl Workload {
 
 fn is_command(board: &Board, uid: &str) -> bool {
     board.prepared.get(uid) == Some(&BundleKind::Command)
+}
+
+/// Whether calls may still come that are the operator's to send elsewhere.
+fn is_called(board: &Board, kind: Kind) -> bool {
+    kind == Kind::Pool && board.functions.values().any(|report| report.answers)
 }
 
 /// Whether the end of an engine is the end of its container. A pool, and a plain server now and then, go on.
@@ -353,7 +372,7 @@ async fn setup(
         start: proto::Start {
             metrics: metrics.is_some(),
             resolver: Some(resolver::of_pod(spec)),
-            memory_bytes: spec.memory_limit().unwrap_or(0),
+            memory_bytes: spec.memory_limit().map_or(0, for_guests),
             roots_pem: String::new(),
         },
         metrics,
@@ -361,9 +380,30 @@ async fn setup(
     })
 }
 
+/// What the processes themselves take of a container's memory, at least, in bytes.
+const PROCESSES: u64 = 24 << 20;
+
+/// How much of a container's memory its guests may have as linear memory. The rest is for engine, shim and compiled code:
+/// the kernel must not end the engine because guests took what they were given.
+fn for_guests(limit: u64) -> u64 {
+    let processes = PROCESSES.max(limit / 8);
+    limit.saturating_sub(processes).max(limit / 4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_processes_of_a_pod_have_their_share_of_its_memory() {
+        for (limit, guests) in [
+            (1024 << 20, 896 << 20),
+            (64 << 20, 40 << 20),
+            (16 << 20, 4 << 20),
+        ] {
+            assert_eq!(for_guests(limit), guests, "{limit}");
+        }
+    }
 
     #[test]
     fn an_engines_end_is_a_containers_end_when_it_must_be() {

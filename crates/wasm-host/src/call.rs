@@ -18,8 +18,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::FutureExt;
 use hearth_contract::{Limits, Outcome, StartKind};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Request, Response};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::sync::oneshot;
@@ -136,6 +136,8 @@ where
 {
     let limits = &function.spec.limits;
     check_size(&request, limits)?;
+    let request = addressed(request, function);
+    let is_head = *request.method() == Method::HEAD;
     let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
     let place = tokio::time::timeout_at(deadline, function.place()).await;
     let Ok(Some(place)) = place else {
@@ -188,7 +190,15 @@ where
             if response.body().size_hint().lower() > limit {
                 return Err((Outcome::ResponseTooLarge, too_long(limit)));
             }
-            Ok(response.map(|body| AnswerBody::Left(GuestBody::new(body, call.clone(), guest))))
+            let is_bare = is_head || is_bodiless(response.status());
+            Ok(response.map(|body| {
+                let mut body = GuestBody::new(body, call.clone(), guest);
+                if is_bare {
+                    // Nobody will read it.
+                    body.complete();
+                }
+                AnswerBody::Left(body)
+            }))
         }
         Ok(Err(error)) => Err((
             Outcome::Trapped,
@@ -240,6 +250,24 @@ fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(), (Outcome, 
         return Err((Outcome::TooLarge, problem));
     }
     Ok(())
+}
+
+/// Whether an answer of this status has no body, whatever its guest wrote (RFC 9110, 6.4.1).
+fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational()
+        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+}
+
+/// Names the function in a request that does not say whom it is for, as HTTP/1.0 allows: guests may count on it.
+fn addressed<B>(mut request: Request<B>, function: &HostedFunction) -> Request<B> {
+    if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
+        let key = &function.spec.key;
+        // Names of Kubernetes objects are letters, digits, dots and dashes.
+        if let Ok(host) = HeaderValue::try_from(format!("{}.{}", key.name, key.namespace)) {
+            request.headers_mut().insert(HOST, host);
+        }
+    }
+    request
 }
 
 fn sentence(outcome: Outcome, limits: &Limits) -> String {
@@ -320,7 +348,8 @@ async fn run(
     if is_well && !refused {
         call.function.give_back(instance);
     } else {
-        call.function.discard(instance);
+        // Its answer, if there is one, is cut when it goes.
+        drop(instance);
     }
     drop(place);
 }
@@ -361,12 +390,15 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    let call = call.clone();
+    // A guest may keep its request for as long as its instance lives.
+    let call = Arc::downgrade(call);
     request.map(|body| {
         Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX))
             .map_err(move |error| {
                 if error.is::<LengthLimitError>() {
-                    call.too_large.store(true, Ordering::Relaxed);
+                    if let Some(call) = call.upgrade() {
+                        call.too_large.store(true, Ordering::Relaxed);
+                    }
                     Error::HttpRequestBodySize(Some(limit))
                 } else {
                     Error::InternalError(Some(error.to_string()))
@@ -480,7 +512,7 @@ fn refusal(outcome: Outcome, problem: &str) -> Response<AnswerBody> {
     )))));
     let status = outcome.status().unwrap_or(500);
     *response.status_mut() =
-        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(OUTCOME_HEADER, HeaderValue::from_static(outcome.as_str()));
     headers.insert(

@@ -37,12 +37,15 @@ pub struct HostedFunction {
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
+    /// That task waits before it tries again: it takes nothing apart meanwhile.
+    is_pausing: AtomicBool,
     /// Calls that are still to begin in the slow lane.
     heavy: AtomicU32,
     retired: CancellationToken,
     places: Arc<Semaphore>,
     queued: AtomicU32,
     in_use: AtomicU32,
+    called: AtomicU64,
     /// The word under which the first call is counted, until it came.
     first: Mutex<Option<StartKind>>,
     failure: Mutex<Option<String>>,
@@ -209,10 +212,12 @@ impl HostedFunction {
                 ..Pool::default()
             }),
             refilling: AtomicBool::new(false),
+            is_pausing: AtomicBool::new(false),
             heavy: AtomicU32::new(0),
             retired: CancellationToken::new(),
             queued: AtomicU32::new(0),
             in_use: AtomicU32::new(0),
+            called: AtomicU64::new(0),
             first: Mutex::new(first),
             failure: Mutex::new(None),
             is_changed: AtomicBool::new(false),
@@ -221,8 +226,31 @@ impl HostedFunction {
             gauges,
             ended: Ended::default(),
         });
+        function.shared.host(&function);
         function.refill_on(function.shared.lanes.any());
         function
+    }
+
+    /// When it was called last, by the clock of the process; 0 for never.
+    pub(crate) fn called(&self) -> u64 {
+        self.called.load(Ordering::Relaxed)
+    }
+
+    /// A warm instance, for a call of another function that needs its memory more. No other is made in its place before the
+    /// next call.
+    pub(crate) fn give_up_warm(self: &Arc<Self>) -> Option<Instance> {
+        let mut pool = self.pool();
+        let instance = if pool.counts.take() {
+            pool.warm.pop()
+        } else {
+            None
+        };
+        drop(pool);
+        if instance.is_some() {
+            self.gauges.warm.dec();
+            self.note_change();
+        }
+        instance
     }
 
     /// A report would say something new.
@@ -323,6 +351,7 @@ impl HostedFunction {
         };
         self.in_use.fetch_add(1, Ordering::Relaxed);
         self.gauges.in_use.inc();
+        self.note_change();
         Some(Place {
             function: self.clone(),
             _permit: permit,
@@ -332,6 +361,7 @@ impl HostedFunction {
     /// Hands out an instance: a warm one, or one made now.
     pub(crate) async fn activate(self: &Arc<Self>) -> Result<(Instance, StartKind), StartError> {
         let first = self.take_first();
+        self.called.store(self.shared.clock(), Ordering::Relaxed);
         let warm = {
             let mut pool = self.pool();
             let there = match self.spec.reuse {
@@ -380,7 +410,7 @@ impl HostedFunction {
     /// Takes an instance that no other call may have. It is taken apart after its answer went out.
     pub(crate) fn discard(self: &Arc<Self>, instance: Instance) {
         let mut pool = self.pool();
-        if pool.used.len() < USED {
+        if pool.used.len() < USED && !self.is_pausing.load(Ordering::Relaxed) {
             pool.used.push(instance);
             drop(pool);
             self.refill_on(&Handle::current());
@@ -410,7 +440,9 @@ impl HostedFunction {
     ) -> Result<Instance, StartError> {
         let spent = Arc::new(Spent::default());
         let (function, meter) = (self.clone(), spent.clone());
-        let work = async move { function.instantiate(&meter).await };
+        // A refill brings a permit.
+        let is_called = permit.is_none();
+        let work = async move { function.instantiate(&meter, is_called).await };
         let lanes = self.shared.lanes.clone();
         let mut work = Carried::new(work, spent, lanes);
         let mut permit = permit;
@@ -428,7 +460,7 @@ impl HostedFunction {
         made.await.unwrap_or_else(panicked)
     }
 
-    async fn instantiate(&self, spent: &Spent) -> Result<Instance, StartError> {
+    async fn instantiate(&self, spent: &Spent, is_called: bool) -> Result<Instance, StartError> {
         // Start-up code has the time of a call, and no more than refilling can spare.
         let bound = self.spec.limits.deadline.min(START);
         let engine = match &self.pre {
@@ -436,6 +468,7 @@ impl HostedFunction {
             ProxyPre::P3(pre) => pre.engine(),
         };
         let mut store = instance::store(engine, &self.spec, &self.grants);
+        store.data_mut().limiter.is_called = is_called;
         let work = metered(self.pre.instantiate_async(&mut store), spent, bound);
         let made = tokio::time::timeout(bound, work).await;
         match made {
@@ -490,9 +523,12 @@ impl HostedFunction {
                 }
                 Err(error) => {
                     self.give_up_one(&error.to_string());
-                    tokio::select! {
-                        () = self.retired.cancelled() => return,
-                        () = tokio::time::sleep(pause) => {}
+                    self.is_pausing.store(true, Ordering::Relaxed);
+                    let ended = self.retired.cancelled();
+                    let is_retired = tokio::time::timeout(pause, ended).await.is_ok();
+                    self.is_pausing.store(false, Ordering::Relaxed);
+                    if is_retired {
+                        return;
                     }
                     pause = (pause * 2).min(RETRY.1);
                 }

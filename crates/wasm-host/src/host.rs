@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use hearth_contract::{Function, StartKind, proto};
 use tokio::sync::{Notify, Semaphore};
@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::function::{HostedFunction, Tally};
 use crate::instance::{self, Grants, Linked, Linkers};
 use crate::lanes::Lanes;
-use crate::limits::MemoryBudget;
+use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
 use crate::metrics::Metrics;
 use crate::serve::{self, Current};
@@ -52,6 +52,42 @@ pub(crate) struct Shared {
     outside: Outside,
     budget: Arc<MemoryBudget>,
     linkers: Linkers,
+    /// Every function that has instances.
+    hosted: Mutex<Vec<Weak<HostedFunction>>>,
+    started: Instant,
+}
+
+impl Shared {
+    /// Time since the process began to host, in milliseconds.
+    pub(crate) fn clock(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn host(&self, function: &Arc<HostedFunction>) {
+        let mut hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        hosted.retain(|function| function.strong_count() > 0);
+        hosted.push(Arc::downgrade(function));
+    }
+}
+
+impl Relief for Shared {
+    /// Warm instances go, those first whose function was called longest ago.
+    fn relieve(&self, bytes: u64) -> bool {
+        let hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions: Vec<_> = hosted.iter().filter_map(Weak::upgrade).collect();
+        drop(hosted);
+        functions.sort_by_cached_key(|function| function.called());
+        let mut freed = 0;
+        for function in functions {
+            while freed < bytes {
+                let Some(instance) = function.give_up_warm() else {
+                    break;
+                };
+                freed += instance.store.data().limiter.held();
+            }
+        }
+        freed >= bytes
+    }
 }
 
 /// Functions of which a report may say something new.
@@ -167,9 +203,14 @@ impl Host {
             outside,
             budget,
             linkers: Linkers::default(),
+            hosted: Mutex::default(),
+            started: Instant::now(),
         };
+        let shared = Arc::new(shared);
+        let relief: Weak<dyn Relief> = Arc::<Shared>::downgrade(&shared);
+        shared.budget.relieved_by(relief);
         Ok(Self {
-            shared: Arc::new(shared),
+            shared,
             functions: Mutex::new(HashMap::new()),
         })
     }

@@ -125,6 +125,7 @@ impl Instance {
         self.calls = self.calls.saturating_add(1);
         let state = self.store.data_mut();
         state.limiter.refused = false;
+        state.limiter.is_called = true;
         state.egress.left = limits.outbound_calls;
         // It waited for this call; what it may compute before it gives its thread back begins now.
         self.store.set_epoch_deadline(1);

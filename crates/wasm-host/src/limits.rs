@@ -1,15 +1,30 @@
 //! Memory: what one instance may hold, and what all of a process may.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use wasmtime::ResourceLimiter;
 
+/// Who can give memory back when a call needs it.
+pub(crate) trait Relief: Send + Sync {
+    /// Gives back at least `bytes` of linear memory. False when there is not so much to give.
+    fn relieve(&self, bytes: u64) -> bool;
+}
+
 /// Linear memory that all instances of a process may hold together.
-#[derive(Debug)]
 pub(crate) struct MemoryBudget {
     limit: u64,
     held: AtomicU64,
+    relief: OnceLock<Weak<dyn Relief>>,
+}
+
+impl std::fmt::Debug for MemoryBudget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryBudget")
+            .field("limit", &self.limit)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
 }
 
 impl MemoryBudget {
@@ -18,7 +33,18 @@ impl MemoryBudget {
         Self {
             limit: if limit == 0 { u64::MAX } else { limit },
             held: AtomicU64::new(0),
+            relief: OnceLock::new(),
         }
+    }
+
+    /// Names who is asked first when a call finds no room. The first one named stays.
+    pub(crate) fn relieved_by(&self, relief: Weak<dyn Relief>) {
+        let _ = self.relief.set(relief);
+    }
+
+    fn relieve(&self, bytes: u64) -> bool {
+        let relief = self.relief.get().and_then(Weak::upgrade);
+        relief.is_some_and(|relief| relief.relieve(bytes))
     }
 
     fn reserve(&self, bytes: u64) -> bool {
@@ -50,6 +76,9 @@ pub(crate) struct InstanceLimiter {
     held: u64,
     /// The guest asked for more than it may have.
     pub(crate) refused: bool,
+    /// A call waits for the memory: instances that only wait for calls make room. One that is made to wait takes no room
+    /// from others.
+    pub(crate) is_called: bool,
 }
 
 impl InstanceLimiter {
@@ -59,7 +88,18 @@ impl InstanceLimiter {
             limit,
             held: 0,
             refused: false,
+            is_called: false,
         }
+    }
+
+    /// Linear memory that the instance holds, in bytes.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
+    fn reserve(&self, bytes: u64) -> bool {
+        self.budget.reserve(bytes)
+            || (self.is_called && self.budget.relieve(bytes) && self.budget.reserve(bytes))
     }
 }
 
@@ -77,7 +117,7 @@ impl ResourceLimiter for InstanceLimiter {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current) as u64;
-        if self.held.saturating_add(more) > self.limit || !self.budget.reserve(more) {
+        if self.held.saturating_add(more) > self.limit || !self.reserve(more) {
             self.refused = true;
             return Ok(false);
         }

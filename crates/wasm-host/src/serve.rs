@@ -27,6 +27,8 @@ use crate::metrics::Metrics;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a caller may read nothing of an answer.
 const STALL: Duration = Duration::from_secs(30);
+/// A caller that keeps an HTTP/2 connection open is asked so often whether it is still there, and has as long to say so.
+const PING: Duration = Duration::from_secs(20);
 /// Largest buffer for a request's head: above what any function accepts, which is counted there.
 const HEAD_BYTES: usize = 512 << 10;
 /// Connections of one function beside those that its places and its queue can use.
@@ -156,6 +158,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(Some(PING))
+        .keep_alive_timeout(PING)
         .max_header_list_size(HEAD_BYTES as u32);
     builder
 }

@@ -5,11 +5,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Packages that are always needed, each with what needs it.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("runc", "ordinary containers"),
     ("containernetworking-plugins", "pod networks"),
     ("docker-registry", "images"),
-    ("iptables", "Services"),
+    ("iptables", "pod networks"),
+    ("nftables", "Services"),
     ("conntrack", "kube-proxy"),
     ("iproute2", "network namespaces"),
     ("util-linux", "nsenter, unshare and setsid"),

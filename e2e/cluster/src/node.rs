@@ -142,7 +142,7 @@ fn make_directory(path: &Path) -> Result<()> {
 }
 
 /// Files of a node's directory, and what is in them.
-pub(crate) fn configuration(layout: &Layout, node: NodeNumber) -> Result<[(String, String); 5]> {
+pub(crate) fn configuration(layout: &Layout, node: NodeNumber) -> Result<[(String, String); 6]> {
     Ok([
         ("containerd/config.toml".to_owned(), containerd_config()),
         (
@@ -151,6 +151,7 @@ pub(crate) fn configuration(layout: &Layout, node: NodeNumber) -> Result<[(Strin
         ),
         ("cni/net.d/10-ptp.conflist".to_owned(), cni_config(node)),
         ("kubelet.yaml".to_owned(), kubelet_config(layout, node)?),
+        ("kube-proxy.yaml".to_owned(), proxy_config(layout, node)?),
         (
             "resolv.conf".to_owned(),
             format!("nameserver {}\n", layout::node_ip(1)),
@@ -272,18 +273,26 @@ fn kubelet_arguments(layout: &Layout, node: NodeNumber) -> Vec<String> {
     ]
 }
 
-fn proxy_arguments(layout: &Layout, node: NodeNumber) -> Vec<String> {
-    vec![
-        format!("--kubeconfig={}", layout.kubeconfig("proxy").display()),
-        format!("--hostname-override={}", layout::node_name(node)),
-        format!("--cluster-cidr={POD_CIDR}"),
-        "--proxy-mode=iptables".to_owned(),
+/// How kube-proxy is configured.
+fn proxy_config(layout: &Layout, node: NodeNumber) -> Result<String> {
+    let config = serde_json::json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": layout.kubeconfig("proxy")},
+        "hostnameOverride": layout::node_name(node),
+        "clusterCIDR": POD_CIDR,
+        "mode": "nftables",
         // By default changes within a second become one; a test of what follows a change would measure that second.
-        "--iptables-min-sync-period=10ms".to_owned(),
+        "nftables": {"minSyncPeriod": "10ms"},
         // The machine's connection table is not ours to size.
-        "--conntrack-max-per-core=0".to_owned(),
-        "--conntrack-min=0".to_owned(),
-    ]
+        "conntrack": {"maxPerCore": 0, "min": 0},
+    });
+    Ok(serde_yaml::to_string(&config)?)
+}
+
+fn proxy_arguments(layout: &Layout, node: NodeNumber) -> Vec<String> {
+    let config = layout.node(node).join("kube-proxy.yaml");
+    vec![format!("--config={}", config.display())]
 }
 
 #[cfg(test)]

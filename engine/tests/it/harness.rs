@@ -142,6 +142,11 @@ pub(crate) fn patient(name: &str) -> Function {
 
 impl Engine {
     pub(crate) async fn start() -> Self {
+        Self::start_with(0).await
+    }
+
+    /// With `memory_bytes` of linear memory for all its guests; 0: not bounded.
+    pub(crate) async fn start_with(memory_bytes: u64) -> Self {
         let (control, child) = spawn("run");
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = metrics.local_addr().unwrap();
@@ -161,6 +166,7 @@ impl Engine {
         assert!(!ready.fingerprint.is_empty());
         let start = proto::Start {
             metrics: true,
+            memory_bytes,
             ..proto::Start::default()
         };
         engine

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hearth_contract::Reuse;
 use hearth_test_guests::Guest;
 
-use crate::harness::{Engine, call, ended, function, get};
+use crate::harness::{Engine, ended, function, get};
 
 #[tokio::test]
 async fn a_guest_that_computes_is_cut_at_its_processor_time() {
@@ -159,6 +159,7 @@ async fn a_flood_of_log_lines_is_cut_and_counted() {
             Guest::Mischief,
             function("loud", |function| {
                 function.limits.log_bytes_per_second = 10_000;
+                function.limits.deadline = Duration::from_secs(60);
             }),
         )
         .await;
@@ -180,7 +181,7 @@ async fn a_flood_of_log_lines_is_cut_and_counted() {
 
 #[tokio::test]
 async fn an_instance_is_fresh_for_each_call_unless_it_is_reused() {
-    let engine = Engine::start().await;
+    let mut engine = Engine::start().await;
     let fresh = engine
         .place(Guest::Mischief, function("fresh", |_| {}))
         .await;
@@ -199,13 +200,68 @@ async fn an_instance_is_fresh_for_each_call_unless_it_is_reused() {
             }),
         )
         .await;
-    let mut counts = Vec::new();
-    for _ in 0..7 {
-        counts.push(call(reused, "GET", "/count", b"").await.body);
+    for round in 0..3 {
+        // Else the next call gets an instance of its own, beside the one that is being made.
+        engine
+            .report("reused", |report| {
+                report.warm == 1 && ended(report, "answered") == 3 * round
+            })
+            .await;
+        for count in ["1\n", "2\n", "3\n"] {
+            assert_eq!(get(reused, "/count").await.body, count);
+        }
     }
-    assert_eq!(counts.concat(), "1\n2\n3\n1\n2\n3\n1\n");
     // One that trapped is not used again.
     assert_eq!(get(reused, "/trap").await.status, 500);
     assert_eq!(get(reused, "/count").await.body, "1\n");
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn instances_that_wait_make_room_for_calls() {
+    // Ten instances of 256 KiB and nothing more.
+    let mut engine = Engine::start_with(10 << 18).await;
+    let warm = |count| move |function: &mut hearth_contract::Function| function.target = count;
+    let first = engine.place(Guest::Hello, function("first", warm(5))).await;
+    engine.report("first", |report| report.warm == 5).await;
+    engine
+        .place(Guest::Hello, function("second", warm(5)))
+        .await;
+    engine.report("second", |report| report.warm == 5).await;
+    // So that the second is the one that was called longest ago.
+    assert_eq!(get(first, "/").await.status, 200);
+    engine.report("first", |report| report.warm == 5).await;
+    let third = engine.place(Guest::Hello, function("third", warm(0))).await;
+    let answer = get(third, "/").await;
+    assert_eq!((answer.status, answer.outcome), (200, None));
+    engine.report("second", |report| report.warm == 4).await;
+    engine.report("first", |report| report.warm == 5).await;
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_finds_no_memory_is_told_to_come_back() {
+    let mut engine = Engine::start_with(1 << 18).await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("one", |function| function.target = 0),
+        )
+        .await;
+    let waiting = tokio::spawn(get(address, "/never"));
+    engine.report("one", |report| report.in_use == 1).await;
+    let refused = get(address, "/").await;
+    assert_eq!(
+        (
+            refused.status,
+            refused.outcome.as_deref(),
+            refused.retry_after
+        ),
+        (503, Some("unavailable"), true),
+        "{}",
+        refused.body
+    );
+    assert_eq!(waiting.await.unwrap().status, 504);
+    assert_eq!(get(address, "/").await.status, 200);
     engine.end().await;
 }

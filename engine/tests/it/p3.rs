@@ -242,25 +242,3 @@ async fn an_instance_is_reused_where_its_function_says_so() {
     }
     engine.end().await;
 }
-
-#[tokio::test]
-async fn zz_probe() {
-    let mut engine = Engine::start().await;
-    for guest in [Guest::Mischief, Guest::P3] {
-        let address = engine.place(guest, patient(guest.name())).await;
-        let answer = crate::harness::call(address, "HEAD", "/", b"").await;
-        eprintln!("{guest:?} HEAD {answer:?}");
-        let report = engine
-            .report(guest.name(), |report| {
-                eprintln!("{:?}", report.calls);
-                !report.calls.is_empty()
-            })
-            .await;
-        eprintln!("{guest:?} {report:?}");
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        eprintln!("{guest:?} 1.0 {text}");
-    }
-}

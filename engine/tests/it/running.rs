@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use hearth_contract::proto::{self, State, from_engine, to_engine};
 use hearth_test_guests::Guest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Engine, call, function, get};
+use crate::harness::{Engine, call, ended, function, get, patient};
 
 #[tokio::test]
 async fn a_placed_function_answers_and_reports_what_is_warm() {
@@ -310,4 +311,29 @@ async fn a_command_runs_once_and_its_code_is_kept() {
         log.contains("argument 3") && log.contains("greeting none"),
         "{log}"
     );
+}
+
+#[tokio::test]
+async fn answers_without_a_body_are_answers() {
+    let mut engine = Engine::start().await;
+    let address = engine.place(Guest::Mischief, patient("bare")).await;
+    let answer = call(address, "HEAD", "/big", b"").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    let report = engine
+        .report("bare", |report| !report.calls.is_empty())
+        .await;
+    assert_eq!(ended(&report, "answered"), 1);
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn a_request_that_names_no_host_is_answered() {
+    let engine = Engine::start().await;
+    let address = engine.place(Guest::Hello, patient("old")).await;
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    engine.end().await;
 }

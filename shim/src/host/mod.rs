@@ -554,7 +554,8 @@ impl Actor {
     }
 }
 
-async fn sleep_until(wake: Option<Instant>) {
+/// Sleeps until a time; for ever where there is none.
+pub(crate) async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

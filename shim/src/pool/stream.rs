@@ -135,7 +135,7 @@ async fn session(
             () = tokio::time::sleep_until(due) => {
                 dirty = false;
                 last = Instant::now();
-                let Some(report) = sent.report(&board.borrow_and_update(), wishes) else {
+                let Some(report) = sent.report(&board.borrow_and_update(), wishes, last) else {
                     continue;
                 };
                 let message = FromPod { message: Some(from_pod::Message::Report(report)) };
@@ -192,8 +192,8 @@ struct Sent {
 }
 
 impl Sent {
-    /// The next report, if one is due.
-    fn report(&mut self, board: &Board, wishes: &Wishes) -> Option<proto::Report> {
+    /// The next report, if one is due `at` this time.
+    fn report(&mut self, board: &Board, wishes: &Wishes, at: Instant) -> Option<proto::Report> {
         let mut now = board.functions.clone();
         for (uid, refusal) in &wishes.refused {
             now.insert(uid.clone(), refusal.clone());
@@ -210,11 +210,11 @@ impl Sent {
             .filter(|uid| !self.removed.contains(*uid) && !now.contains_key(*uid))
             .cloned()
             .collect();
-        let overdue = self.at.is_none_or(|at| at.elapsed() >= AT_LEAST);
+        let overdue = self.at.is_none_or(|last| at - last >= AT_LEAST);
         if changed.is_empty() && removed.is_empty() && self.revision == board.revision && !overdue {
             return None;
         }
-        self.at = Some(Instant::now());
+        self.at = Some(at);
         self.revision = board.revision;
         self.functions = now;
         self.removed = board.removed.iter().cloned().collect();
@@ -249,37 +249,24 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn reports_say_what_changed_and_all_now_and_then() {
-        let wishes = Wishes::default();
+    #[test]
+    fn reports_say_what_changed_and_all_now_and_then() {
+        let now = Instant::now();
         let mut sent = Sent::default();
-        let first = sent
-            .report(&board(1, &[("a", 1), ("b", 1)], &[]), &wishes)
-            .unwrap();
+        let mut report = |revision, functions: &[_], removed: &[_], at| {
+            sent.report(&board(revision, functions, removed), &Wishes::default(), at)
+        };
+        let first = report(1, &[("a", 1), ("b", 1)], &[], now).unwrap();
         assert!(first.complete);
         assert_eq!(first.functions.len(), 2);
-        assert!(
-            sent.report(&board(1, &[("a", 1), ("b", 1)], &[]), &wishes)
-                .is_none()
-        );
-        let second = sent
-            .report(&board(1, &[("a", 2), ("b", 1)], &[]), &wishes)
-            .unwrap();
+        assert!(report(1, &[("a", 1), ("b", 1)], &[], now).is_none());
+        let second = report(1, &[("a", 2), ("b", 1)], &[], now).unwrap();
         assert!(!second.complete);
         assert_eq!(second.functions.len(), 1);
-        let third = sent
-            .report(&board(2, &[("a", 2)], &["b"]), &wishes)
-            .unwrap();
+        let third = report(2, &[("a", 2)], &["b"], now).unwrap();
         assert_eq!((third.revision, third.removed), (2, vec!["b".to_owned()]));
-        assert!(
-            sent.report(&board(2, &[("a", 2)], &["b"]), &wishes)
-                .is_none()
-        );
-        tokio::time::advance(AT_LEAST).await;
-        assert!(
-            sent.report(&board(2, &[("a", 2)], &["b"]), &wishes)
-                .is_some()
-        );
+        assert!(report(2, &[("a", 2)], &["b"], now).is_none());
+        assert!(report(2, &[("a", 2)], &["b"], now + AT_LEAST).is_some());
     }
 
     #[test]
