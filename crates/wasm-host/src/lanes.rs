@@ -5,6 +5,7 @@
 //! that compute for longer than [`QUICK`] are carried on in the slow lane, whose threads the kernel runs when the quick
 //! lane leaves it a core: a guest that spins delays its neighbours by as much as it takes to notice.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
@@ -195,27 +196,48 @@ pub(crate) async fn metered<F: Future>(
 /// The time of one poll: by the wall while it is short, which costs next to nothing; else by the thread's own clock, which
 /// others that are run meanwhile do not advance.
 struct Clock {
-    wall: Instant,
+    start: Instant,
+    /// The last reading of the thread's clock before that.
+    reading: Reading,
+}
+
+/// What the thread's clock said, and when.
+#[derive(Clone, Copy)]
+struct Reading {
+    at: Instant,
     thread: Duration,
+}
+
+thread_local! {
+    /// The last one: each is a system call.
+    static READ: Cell<Option<Reading>> = const { Cell::new(None) };
 }
 
 /// Time of a poll that says nothing of how much of it was the guest's.
 const SHORT: Duration = Duration::from_micros(500);
+/// Age of a reading that is taken for now.
+const FRESH: Duration = Duration::from_millis(1);
 
 impl Clock {
     fn start() -> Self {
-        Self {
-            wall: Instant::now(),
-            thread: thread_time(),
-        }
+        let start = Instant::now();
+        let last = READ.get().filter(|last| start - last.at < FRESH);
+        let reading = last.unwrap_or_else(|| {
+            let thread = thread_time();
+            READ.set(Some(Reading { at: start, thread }));
+            Reading { at: start, thread }
+        });
+        Self { start, reading }
     }
 
     fn elapsed(&self) -> Duration {
-        let wall = self.wall.elapsed();
+        let wall = self.start.elapsed();
         if wall < SHORT {
             return wall;
         }
-        thread_time().saturating_sub(self.thread)
+        // Between the reading and the start the thread is taken to have run.
+        let before = self.start - self.reading.at;
+        thread_time().saturating_sub(self.reading.thread + before)
     }
 }
 
