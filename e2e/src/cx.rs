@@ -250,7 +250,8 @@ pub fn manifest(name: &str, image: &str, spec: &str) -> String {
     )
 }
 
-fn sum_of_series(text: &str, name: &str, labels: &[&str]) -> f64 {
+/// The sum of all series of `name` in the text of a `/metrics` whose labels contain each of `labels`.
+pub fn sum_of_series(text: &str, name: &str, labels: &[&str]) -> f64 {
     text.lines()
         .filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;

@@ -4,6 +4,7 @@ pub mod call;
 pub mod cx;
 pub mod figure;
 pub mod load;
+pub mod served;
 pub mod wait;
 
 pub use cx::{Cx, SETTLE, manifest, namespaces_ended};

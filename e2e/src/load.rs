@@ -1,5 +1,7 @@
 //! A closed-loop load generator: each connection sends its next call when the last one was answered. Bounded in time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -7,6 +9,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+/// A call over a connection of its own that takes longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a load run saw.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +21,8 @@ pub struct Load {
     pub micros: Vec<f64>,
     /// Calls with a status other than 200, or that broke.
     pub failed: u64,
+    /// What the first of them met, where calls have connections of their own.
+    pub problem: Option<String>,
     /// How long the run took.
     pub elapsed: Duration,
 }
@@ -23,6 +31,20 @@ impl Load {
     /// Answered calls a second.
     pub fn rate(&self) -> f64 {
         self.micros.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Says how many failed, if any did.
+    ///
+    /// # Errors
+    /// When a call failed.
+    pub fn none_failed(&self) -> Result<()> {
+        let (failed, all) = (self.failed, self.micros.len() as u64 + self.failed);
+        let problem = self.problem.as_deref().unwrap_or("the connection broke");
+        ensure!(
+            failed == 0,
+            "{failed} of {all} calls failed, the first: {problem}"
+        );
+        Ok(())
     }
 
     /// The run is over: it says something only when a call was answered.
@@ -66,15 +88,57 @@ pub async fn run(
 /// # Errors
 /// When no call at all was answered.
 pub async fn fresh(address: &str, path: &str, duration: Duration) -> Result<Load> {
+    let until = Instant::now() + duration;
+    fresh_while(address, path, || Instant::now() < until).await
+}
+
+/// Calls as of [`fresh`] that go on beside whatever a test does, until the test has seen enough.
+#[derive(Debug)]
+pub struct Ongoing {
+    is_enough: Arc<AtomicBool>,
+    calls: JoinHandle<Result<Load>>,
+}
+
+impl Ongoing {
+    /// The first call is sent at once.
+    pub fn start(address: &str, path: &str) -> Self {
+        let is_enough = Arc::new(AtomicBool::new(false));
+        let (address, path, enough) = (address.to_owned(), path.to_owned(), is_enough.clone());
+        let calls = tokio::spawn(async move {
+            fresh_while(&address, &path, || !enough.load(Ordering::Relaxed)).await
+        });
+        Self { is_enough, calls }
+    }
+
+    /// Ends with the call that is on its way.
+    ///
+    /// # Errors
+    /// When no call at all was answered.
+    pub async fn end(self) -> Result<Load> {
+        self.is_enough.store(true, Ordering::Relaxed);
+        self.calls.await?
+    }
+}
+
+async fn fresh_while(address: &str, path: &str, go_on: impl Fn() -> bool) -> Result<Load> {
     let started = Instant::now();
     let mut load = Load::default();
-    while started.elapsed() < duration {
+    while go_on() {
         let sent = Instant::now();
-        match crate::call::get(address, path).await {
-            Ok(answer) if answer.status == 200 => {
-                load.micros.push(sent.elapsed().as_secs_f64() * 1e6);
+        let problem = match tokio::time::timeout(PATIENCE, crate::call::get(address, path)).await {
+            Ok(Ok(answer)) if answer.status == 200 => None,
+            Ok(Ok(answer)) => Some(format!("{answer:?}")),
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some(format!("no answer within {PATIENCE:?}")),
+        };
+        match problem {
+            None => load.micros.push(sent.elapsed().as_secs_f64() * 1e6),
+            Some(problem) => {
+                load.failed += 1;
+                let since = (sent - started).as_secs_f64();
+                load.problem
+                    .get_or_insert(format!("after {since:.1} s: {problem}"));
             }
-            _ => load.failed += 1,
         }
         // A new connection takes a port of this side; there are 28,000 for a minute.
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -86,18 +150,8 @@ async fn worker(address: String, path: String, until: Instant) -> Result<Load> {
     let mut load = Load::default();
     let mut sender = connect(&address).await?;
     while Instant::now() < until {
-        let request = http::Request::get(&path)
-            .header(http::header::HOST, &address)
-            .body(Empty::<Bytes>::new())?;
         let sent = Instant::now();
-        let answered = async {
-            let response = sender.send_request(request).await.ok()?;
-            let status = response.status();
-            response.into_body().collect().await.ok()?;
-            Some(status)
-        }
-        .await;
-        match answered {
+        match exchange(&mut sender, &address, &path).await? {
             Some(http::StatusCode::OK) => load.micros.push(sent.elapsed().as_secs_f64() * 1e6),
             Some(_) => load.failed += 1,
             None => {
@@ -109,7 +163,14 @@ async fn worker(address: String, path: String, until: Instant) -> Result<Load> {
     Ok(load)
 }
 
-async fn connect(address: &str) -> Result<hyper::client::conn::http1::SendRequest<Empty<Bytes>>> {
+/// A connection that takes one call after the other. It ends when it is dropped.
+pub type Connection = hyper::client::conn::http1::SendRequest<Empty<Bytes>>;
+
+/// Opens a connection.
+///
+/// # Errors
+/// When nobody accepts it.
+pub async fn connect(address: &str) -> Result<Connection> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("connect to {address}"))?;
@@ -117,4 +178,25 @@ async fn connect(address: &str) -> Result<hyper::client::conn::http1::SendReques
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(sender)
+}
+
+/// One call, to the last byte of its answer: the status, or `None` when the connection broke.
+///
+/// # Errors
+/// When address and path make no request.
+pub async fn exchange(
+    connection: &mut Connection,
+    address: &str,
+    path: &str,
+) -> Result<Option<http::StatusCode>> {
+    let request = http::Request::get(path)
+        .header(http::header::HOST, address)
+        .body(Empty::<Bytes>::new())?;
+    let answered = async {
+        let response = connection.send_request(request).await.ok()?;
+        let status = response.status();
+        response.into_body().collect().await.ok()?;
+        Some(status)
+    };
+    Ok(answered.await)
 }

@@ -111,10 +111,11 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
                 && objects::group_of(pod).is_some_and(|group| group.pool == pool.name_any())
         })
         .collect();
+    let used = groups(pool, &context.world);
     let mut wanted = BTreeMap::new();
-    for group in groups(pool, &context.world) {
+    for group in &used {
         for node in nodes(&context.world, pool) {
-            let pod = objects::pool_pod(pool, &group, &node, &context.settings);
+            let pod = objects::pool_pod(pool, group, &node, &context.settings);
             wanted.insert(
                 pod["metadata"]["name"]
                     .as_str()
@@ -134,8 +135,9 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
             .get(&pod.name_any())
             .is_some_and(|wanted| objects::is_current(pod, wanted))
             && !ended;
-        let stays =
-            !wanted.contains_key(&pod.name_any()) && stays(pod, pool, &context.world) && !ended;
+        let stays = !wanted.contains_key(&pod.name_any())
+            && stays(pod, pool, &used, &context.world)
+            && !ended;
         if !keep && !stays && pod.metadata.deletion_timestamp.is_none() {
             tracing::info!(pod = %pod.name_any(), ended, "delete pool pod");
             ignore_absent(
@@ -171,17 +173,16 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
 }
 
 /// Whether a pod goes on although its node gets no new one: the node is cordoned, its kubelet is silent or its runtime
-/// is being verified, and what runs there still answers. A node that is gone or no longer selected keeps nothing.
-fn stays(pod: &Pod, pool: &AgentPool, world: &World) -> bool {
-    let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else {
-        return false;
-    };
-    world
-        .stores
-        .nodes
-        .state()
-        .iter()
-        .any(|node| node.name_any() == name && is_selected(node, pool) && !is_usable(node, pool))
+/// is being verified, and what runs there still answers. A node that is gone or no longer selected keeps nothing, and nowhere
+/// does a pod stay that no function uses.
+fn stays(pod: &Pod, pool: &AgentPool, used: &BTreeSet<GroupKey>, world: &World) -> bool {
+    let is_used = objects::group_of(pod).is_some_and(|group| used.contains(&group));
+    let name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let nodes = world.stores.nodes.state();
+    is_used
+        && nodes.iter().any(|node| {
+            node.metadata.name == name && is_selected(node, pool) && !is_usable(node, pool)
+        })
 }
 
 fn is_selected(node: &Node, pool: &AgentPool) -> bool {

@@ -70,27 +70,65 @@ fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
     chart(layout, steps)
 }
 
+/// The one value without a default.
+const REGISTRY: [&str; 2] = ["--set", "image.registry=registry.example/hearth"];
+
+/// Values that the chart refuses, and what it says then.
+const REFUSED: [(&str, &str); 6] = [
+    (
+        "node.mode=remove",
+        "'/node/mode': value must be one of 'install', 'uninstall'",
+    ),
+    (
+        "operator.replicas=two",
+        "'/operator/replicas': got string, want integer",
+    ),
+    (
+        "node.deadlineSeconds=0",
+        "'/node/deadlineSeconds': minimum: got 0, want 1",
+    ),
+    (
+        "node.binDir=opt/hearth/bin",
+        "'/node/binDir': 'opt/hearth/bin' does not match",
+    ),
+    (
+        "node.mod=uninstall",
+        "'/node': additional properties 'mod' not allowed",
+    ),
+    ("image.registry=", "image.registry is not set"),
+];
+
 fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
     tools::build(layout, steps)?;
     let chart = layout.repository().join("charts/hearth");
     let mut lint = Command::new(layout.tool("helm"));
-    // The one value without a default.
-    let registry = ["--set", "image.registry=registry.example/hearth"];
-    run_command(lint.arg("lint").arg(&chart).arg("--strict").args(registry))?;
+    run_command(lint.arg("lint").arg(&chart).arg("--strict").args(REGISTRY))?;
+    for mode in ["node.mode=install", "node.mode=uninstall"] {
+        let (is_taken, said) = template(layout, mode)?;
+        ensure!(is_taken, "the chart refuses {mode}: {said}");
+    }
+    for (value, sentence) in REFUSED {
+        let (is_taken, said) = template(layout, value)?;
+        ensure!(
+            !is_taken && said.contains(sentence),
+            "the chart should refuse {value} and say {sentence:?}; it says: {said}"
+        );
+    }
+    Ok(())
+}
+
+/// Renders the chart with one value more. Returns whether it is taken, and what helm says.
+fn template(layout: &Layout, value: &str) -> Result<(bool, String)> {
     let mut template = Command::new(layout.tool("helm"));
     template
-        .arg("template")
-        .arg("hearth")
-        .arg(&chart)
+        .args(["template", "hearth"])
+        .arg(layout.repository().join("charts/hearth"))
         .args(["--namespace", "hearth-system"])
-        .args(registry);
+        .args(REGISTRY)
+        .args(["--set", value]);
     let output = template.output().context("run helm template")?;
-    ensure!(
-        output.status.success(),
-        "helm template: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok((output.status.success(), said))
 }
 
 fn on_cluster(build: &Build, steps: &Steps) -> Result<()> {

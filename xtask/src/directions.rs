@@ -28,7 +28,11 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("hearth-test-guests", &[]),
     ("hearth-example-server", &[]),
     ("hearth-cluster", &[]),
-    ("hearth-e2e", &["hearth-api", "hearth-cluster"]),
+    // The contract: a bench plays the shim of an engine.
+    (
+        "hearth-e2e",
+        &["hearth-api", "hearth-cluster", "hearth-contract"],
+    ),
     ("xtask", &["hearth-cluster"]),
 ];
 

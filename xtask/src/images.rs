@@ -68,21 +68,41 @@ impl Build {
 
     /// `cargo <subcommand> --target … --config … <rest>`.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command
-            .args(self.arguments(arguments))
-            .current_dir(&self.repository);
+        let mut command = self.bare_cargo();
+        command.args(self.arguments(arguments));
         command
     }
 
-    fn arguments(&self, arguments: &[&str]) -> Vec<String> {
-        let (subcommand, rest) = arguments.split_first().unwrap_or((&"build", &[]));
+    /// `cargo install --target … --config …`, for programs that are not ours: what follows says which, and where to.
+    pub(crate) fn install(&self) -> Command {
+        let mut command = self.bare_cargo();
+        command.arg("install").args(self.target());
+        command
+    }
+
+    fn bare_cargo(&self) -> Command {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.current_dir(&self.repository);
+        command
+    }
+
+    fn target(&self) -> [String; 4] {
         let triple = &self.triple;
         // Static executables run in images without a libc. Macros load at build time and cannot be static, which is why
         // the target is named: flags then do not apply to them.
         let flags = format!(r#"target.{triple}.rustflags=["-C","target-feature=+crt-static"]"#);
-        let mut all = vec![(*subcommand).to_owned(), "--config".to_owned(), flags];
-        all.extend(["--target".to_owned(), triple.clone()]);
+        [
+            "--config".to_owned(),
+            flags,
+            "--target".to_owned(),
+            triple.clone(),
+        ]
+    }
+
+    fn arguments(&self, arguments: &[&str]) -> Vec<String> {
+        let (subcommand, rest) = arguments.split_first().unwrap_or((&"build", &[]));
+        let mut all = vec![(*subcommand).to_owned()];
+        all.extend(self.target());
         // One target directory, whatever the caller's environment says.
         all.extend(["--target-dir".to_owned(), "target".to_owned()]);
         if self.is_release {
@@ -150,9 +170,8 @@ pub(crate) const REPOSITORY: &str = "localhost:5000/hearth";
 /// Their tag.
 pub(crate) const TAG: &str = "dev";
 
-/// Builds the programs and their images.
-pub(crate) fn build(build: &Build) -> Result<Vec<Named>> {
-    build.programs()?;
+/// Makes images of the built programs.
+pub(crate) fn pack(build: &Build) -> Result<Vec<Named>> {
     let operator = Image::new()
         .program("/hearth-operator", &build.program("hearth-operator"))?
         .directory("/tmp")

@@ -5,6 +5,7 @@ mod ci;
 mod codegen;
 mod directions;
 mod images;
+mod peers;
 mod run_inside;
 mod up;
 
@@ -40,7 +41,7 @@ enum Chore {
     Logs(run_inside::Logs),
     /// Run the tests that need the cluster
     E2e(run_inside::E2e),
-    /// Measure on the cluster, beside a peer
+    /// Measure beside a peer: on the cluster, or the engine alone
     Bench(run_inside::Bench),
     /// Write what is generated from the types: CRDs and the chart's copy
     Codegen {

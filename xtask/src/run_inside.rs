@@ -5,11 +5,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use hearth_cluster::layout::PROGRAMS_VARIABLE;
+use hearth_cluster::layout::{PROGRAMS_VARIABLE, SUPERVISOR_VARIABLE};
 use hearth_cluster::{Cluster, Layout, Part};
 use serde_json::Value;
 
 use crate::images::Build;
+use crate::{bundles, peers};
 
 /// Everything after the chore's name, as it stands.
 #[derive(Args)]
@@ -95,7 +96,7 @@ impl E2e {
             "cluster",
         )?;
         let mut command = cluster.command(1, program);
-        environment(&mut command, &build);
+        environment(&mut command, &build)?;
         execute(
             command
                 .args(&self.words)
@@ -107,30 +108,70 @@ impl E2e {
 /// Which measurement.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// Words for the bench: its name, `--json`, …
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<String>,
+    /// One of apply, pod, call, serve, engine; all when it is left out. Only `engine` needs no cluster
+    name: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Where the bench `engine` draws its calls, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
+/// The bench that runs beside no cluster.
+const ENGINE: &str = "engine";
+
 impl Bench {
-    /// Builds the bench with optimisation and runs it inside. The cluster should be up with `--release`.
+    /// Builds the benches with optimisation and runs what was asked for. A cluster should be up with `--release`.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let cluster = Cluster::open()?;
-        let build = Build::new(cluster.layout().repository(), true)?;
+        let layout = Layout::find()?;
+        let build = Build::new(layout.repository(), true)?;
+        let needs_cluster = self.name.as_deref() != Some(ENGINE);
+        let cluster = needs_cluster.then(Cluster::open).transpose()?;
         build.programs()?;
+        if let Some(cluster) = cluster {
+            let ended = self.on_cluster(&cluster, &build)?;
+            if self.name.is_some() || ended != ExitCode::SUCCESS {
+                return Ok(ended);
+            }
+        }
+        self.engine(&layout, &build)
+    }
+
+    /// Inside node 1's network.
+    fn on_cluster(&self, cluster: &Cluster, build: &Build) -> Result<ExitCode> {
         let mut command = cluster.command(1, build.program("hearth-bench"));
-        environment(&mut command, &build);
-        execute(
-            command
-                .args(&self.words)
-                .current_dir(cluster.layout().repository().join("e2e")),
-        )
+        environment(&mut command, build)?;
+        command.args(&self.name).args(self.options());
+        execute(command.current_dir(cluster.layout().repository().join("e2e")))
+    }
+
+    /// In a network of its own, which nothing but its processes is in.
+    fn engine(&self, layout: &Layout, build: &Build) -> Result<ExitCode> {
+        bundles::build(build)?;
+        peers::wasmtime(layout, build)?;
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c"]);
+        command.arg(r#"ip link set lo up && exec "$0" "$@""#);
+        command.arg(build.program("hearth-bench")).arg(ENGINE);
+        if let Some(plot) = &self.plot {
+            command.arg("--plot").arg(plot);
+        }
+        execute(command.args(self.options()))
+    }
+
+    fn options(&self) -> Option<&'static str> {
+        self.json.then_some("--json")
     }
 }
 
 /// What tests and benches find in their environment beside the cluster's own variables.
-fn environment(command: &mut Command, build: &Build) {
-    command.env(PROGRAMS_VARIABLE, build.directory());
+fn environment(command: &mut Command, build: &Build) -> Result<()> {
+    let supervisor = std::env::current_exe().context("find this program's own path")?;
+    command
+        .env(PROGRAMS_VARIABLE, build.directory())
+        .env(SUPERVISOR_VARIABLE, supervisor);
+    Ok(())
 }
 
 /// The path of an executable that `cargo … --message-format=json` reports under a target's name.

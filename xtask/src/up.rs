@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hearth_cluster::cluster::Options;
 use hearth_cluster::image::digest;
@@ -14,7 +14,7 @@ use crate::{bundles, codegen};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Number of nodes, each a network namespace on one bridge
+    /// Number of nodes, each a network namespace on one bridge; a running cluster grows to it, and keeps what it has more
     #[arg(long, default_value_t = 1)]
     nodes: u32,
     /// Build our programs with optimisation, as benches need them
@@ -54,7 +54,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Everything before the examples: a cluster, and in it what is built, if anything is.
 pub(crate) fn up(nodes: u32, build: Option<&Build>, steps: &Steps) -> Result<Cluster> {
     let layout = Layout::find()?;
-    let cluster = start(&layout, nodes, steps)?;
+    prepare(steps)?;
+    build_programs(&layout, build, steps)?;
+    let supervisor = std::env::current_exe().context("find this program's own path")?;
+    let cluster = Cluster::up(&layout, &Options { nodes, supervisor }, steps)?;
     if let Some(build) = build {
         install(&cluster, build, steps)?;
     }
@@ -72,16 +75,24 @@ pub(crate) fn prepare(steps: &Steps) -> Result<()> {
     Ok(())
 }
 
-fn start(layout: &Layout, nodes: u32, steps: &Steps) -> Result<Cluster> {
-    prepare(steps)?;
-    tools::build(layout, steps)?;
-    let supervisor = std::env::current_exe().context("find this program's own path")?;
-    Cluster::up(layout, &Options { nodes, supervisor }, steps)
+/// Builds the cluster's programs and ours at the same time: where one of them links, it leaves processors to the other.
+fn build_programs(layout: &Layout, build: Option<&Build>, steps: &Steps) -> Result<()> {
+    let Some(build) = build else {
+        return tools::build(layout, steps);
+    };
+    std::thread::scope(|scope| {
+        let tools = scope.spawn(|| tools::build(layout, steps));
+        steps.step("build operator, installer, shim and engine");
+        let ours = build.programs();
+        let tools = tools
+            .join()
+            .unwrap_or_else(|_| bail!("building the cluster's programs panicked"));
+        tools.and(ours)
+    })
 }
 
 fn install(cluster: &Cluster, build: &Build, steps: &Steps) -> Result<()> {
-    steps.step("build operator, installer, shim and engine");
-    let images = images::build(build)?;
+    let images = images::pack(build)?;
     steps.step("build the guests");
     bundles::build(build)?;
     steps.step("push images");
@@ -96,12 +107,13 @@ fn install_chart(cluster: &Cluster, images: &[Named], steps: &Steps) -> Result<(
     let chart = cluster.layout().repository().join("charts/hearth");
     let values = chart_values();
     // A chart and images that are installed as they are need no second installation.
-    let installed = cluster.layout().root().join("installed");
+    let installed = cluster.layout().installed_file();
     let inputs = chart_fingerprint(&chart, &values, images)?;
     if std::fs::read_to_string(&installed).is_ok_and(|text| text == inputs) && is_installed(cluster)
     {
         steps.step("the chart is installed and unchanged");
-        return Ok(());
+        // A node that was added gets Hearth all the same.
+        return wait_for_pods(cluster);
     }
     steps.step("helm upgrade --install hearth");
     let is_upgrade = is_installed(cluster);
@@ -139,6 +151,10 @@ fn restart_pods(cluster: &Cluster, steps: &Steps) -> Result<()> {
     for kind in ["daemonset", "deployment"] {
         cluster.kubectl(&["rollout", "restart", kind, "--namespace", NAMESPACE])?;
     }
+    wait_for_pods(cluster)
+}
+
+fn wait_for_pods(cluster: &Cluster) -> Result<()> {
     for kind in ["daemonset", "deployment"] {
         let wait = [
             "rollout",

@@ -5,7 +5,8 @@
 //! what the file can give back; what is needed again comes from the page cache, at a minor fault for 16 pages.
 
 use std::ffi::c_void;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::ptr;
 
 use rustix::mm::{Advice, madvise};
@@ -18,9 +19,9 @@ use rustix::mm::{Advice, madvise};
 /// # Errors
 /// When `/proc/self/smaps` cannot be read, or the kernel refuses.
 pub fn trim() -> io::Result<usize> {
-    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let smaps = BufReader::new(File::open("/proc/self/smaps")?);
     let mut resident = 0;
-    for region in clean_regions(&smaps) {
+    for region in clean_regions(smaps)? {
         let start = ptr::without_provenance_mut::<c_void>(region.start);
         // SAFETY: the region is a private mapping of a file that cannot be written, and no page of it differs from the
         // file (`clean_regions`), so the kernel reads back the same bytes at the next access. No other thread can
@@ -39,16 +40,20 @@ struct Region {
 }
 
 /// Private, read-only mappings of files without a page of their own. See proc(5).
-fn clean_regions(smaps: &str) -> Vec<Region> {
+///
+/// Line by line: an engine has thousands of mappings, and a buffer for all their text would stay with the allocator.
+fn clean_regions(smaps: impl BufRead) -> io::Result<Vec<Region>> {
     let mut regions = Vec::new();
     let mut current: Option<Region> = None;
+    let is_resident = |region: &Region| region.resident > 0;
     for line in smaps.lines() {
-        if let Some(region) = header(line) {
-            regions.extend(current.take());
+        let line = line?;
+        if let Some(region) = header(&line) {
+            regions.extend(current.take().filter(is_resident));
             current = region;
             continue;
         }
-        let Some((name, kilobytes)) = field(line) else {
+        let Some((name, kilobytes)) = field(&line) else {
             continue;
         };
         match name {
@@ -63,9 +68,8 @@ fn clean_regions(smaps: &str) -> Vec<Region> {
             _ => {}
         }
     }
-    regions.extend(current);
-    regions.retain(|region| region.resident > 0);
-    regions
+    regions.extend(current.filter(is_resident));
+    Ok(regions)
 }
 
 /// `Some` for the first line of a mapping, with the mapping when it is one of a file, private and not writable.
@@ -129,7 +133,7 @@ mod tests {
             length: 0x10000,
             resident: 48 << 10,
         };
-        assert_eq!(clean_regions(&smaps), [expected]);
+        assert_eq!(clean_regions(smaps.as_bytes()).unwrap(), [expected]);
     }
 
     /// The file of this test was written moments ago when a build has just ended: its pages may still be dirty.

@@ -90,6 +90,23 @@ pub(crate) fn ours() -> Vec<String> {
     names
 }
 
+/// Number of groups below a node's root, in all hierarchies together.
+pub(crate) fn count(name: &str) -> usize {
+    hierarchies()
+        .iter()
+        .map(|hierarchy| count_below(&hierarchy.join(name)))
+        .sum()
+}
+
+fn count_below(directory: &Path) -> usize {
+    let children = children(directory);
+    children.len()
+        + children
+            .iter()
+            .map(|child| count_below(child))
+            .sum::<usize>()
+}
+
 /// Ends every process below a node's root, then removes it.
 pub(crate) fn remove(name: &str) -> Result<()> {
     let roots: Vec<PathBuf> = hierarchies().iter().map(|h| h.join(name)).collect();

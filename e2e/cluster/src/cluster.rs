@@ -17,12 +17,12 @@ use crate::steps::Steps;
 use crate::wait::{Look, wait_for};
 use crate::{control_plane, dns, down, network, node, pki, registry, supervise, tools};
 
-/// What `up` made; written before anything else is.
+/// What there is, or was begun; written before it is made, and after it is removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// Number of nodes.
+    /// Number of nodes. Their own numbers have no gaps.
     pub(crate) nodes: u32,
-    /// Digest of all programs and settings.
+    /// Digest of all programs and settings; each node's follow from its number.
     pub(crate) inputs: String,
     /// Directories of the machine that were made to mount on.
     pub(crate) mount_points: Vec<PathBuf>,
@@ -60,8 +60,8 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub struct Cluster {
     layout: Layout,
-    nodes: u32,
     programs: PathBuf,
+    supervisor: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -73,7 +73,7 @@ impl Cluster {
     /// The cluster of a directory.
     pub fn at(layout: Layout) -> Result<Self> {
         match State::read(&layout)? {
-            Some(state) if state.is_complete => Ok(Self::new(layout, state.nodes)),
+            Some(state) if state.is_complete => Ok(Self::new(layout)),
             _ => Err(anyhow!(
                 "no cluster in {}: start it with `cargo xtask up`",
                 layout.root().display()
@@ -81,60 +81,169 @@ impl Cluster {
         }
     }
 
-    fn new(layout: Layout, nodes: u32) -> Self {
-        let programs = std::env::var_os(layout::PROGRAMS_VARIABLE).map(PathBuf::from);
+    fn new(layout: Layout) -> Self {
+        let path = |variable| std::env::var_os(variable).map(PathBuf::from);
+        let programs = path(layout::PROGRAMS_VARIABLE);
         let programs = programs.unwrap_or_else(|| layout.repository().join("target/debug"));
         Self {
             layout,
-            nodes,
             programs,
+            supervisor: path(layout::SUPERVISOR_VARIABLE),
         }
     }
 
     /// Starts a cluster, or completes the one that is there. One that was left half made, or was made with other settings, is
     /// removed first.
+    ///
+    /// A running cluster grows to the nodes that are asked for, and does not shrink: `up` is also how changes are installed, and
+    /// whoever does that, without a thought of nodes, must not lose those that pods run on. `down` makes room for a smaller one.
     pub fn up(layout: &Layout, options: &Options, steps: &Steps) -> Result<Self> {
         ensure!(
             (1..=MAX_NODES).contains(&options.nodes),
             "{} nodes: choose 1 to {MAX_NODES}",
             options.nodes
         );
-        let inputs = inputs(layout, options.nodes)?;
-        let cluster = Self::new(layout.clone(), options.nodes);
-        let state = State::read(layout)?;
-        let is_usable = state.is_some_and(|s| s.is_complete && s.inputs == inputs)
-            && (1..=options.nodes).all(|node| cluster.is_node_there(node));
-        if is_usable {
-            cluster.restart_ended(steps)?;
-        } else {
-            down::down(layout, steps)?;
-            cluster.create(options, inputs, steps)?;
+        let cluster = Self {
+            supervisor: Some(options.supervisor.clone()),
+            ..Self::new(layout.clone())
+        };
+        let inputs = inputs(layout)?;
+        let is_usable =
+            |state: &State| state.is_complete && state.inputs == inputs && cluster.is_node_there(1);
+        match State::read(layout)?.filter(is_usable) {
+            Some(state) => cluster.complete(state, options.nodes, steps)?,
+            None => {
+                down::down(layout, steps)?;
+                cluster.create(options.nodes, inputs, steps)?;
+            }
         }
         cluster.wait_for_nodes()?;
         Ok(cluster)
     }
 
+    /// Whether a node was made whole and its mounts are held. Single parts of it may have ended.
     fn is_node_there(&self, node: NodeNumber) -> bool {
-        let supervisor = Record::read(&self.layout, Part::Supervisor(node));
+        let record = |part| Record::read(&self.layout, part).ok().flatten();
         network::exists(&layout::netns(node))
-            && matches!(supervisor, Ok(Some(record)) if record.is_alive())
+            && Part::of_node(node)
+                .iter()
+                .all(|part| record(*part).is_some())
+            && record(Part::Supervisor(node)).is_some_and(|record| record.is_alive())
     }
 
-    fn restart_ended(&self, steps: &Steps) -> Result<()> {
-        for part in Part::all(self.nodes) {
+    /// Starts what ended, and makes the nodes that are missing or were left half made.
+    fn complete(&self, state: State, wanted: u32, steps: &Steps) -> Result<()> {
+        if wanted < state.nodes {
+            steps.step(format!(
+                "{} nodes run and are kept; for {wanted} run `cargo xtask down` first",
+                state.nodes
+            ));
+        }
+        let nodes = state.nodes.max(wanted);
+        State { nodes, ..state }.write(&self.layout)?;
+        let (there, missing): (Vec<_>, Vec<_>) =
+            (1..=nodes).partition(|node| self.is_node_there(*node));
+        let is_there = |part: &Part| part.node().is_none_or(|node| there.contains(&node));
+        for part in Part::all(nodes).into_iter().filter(is_there) {
             if !self.is_running(part)? {
                 steps.step(format!("start {part} again"));
                 self.start(part)?;
             }
         }
-        self.wait_for_api_server()
+        self.wait_for_api_server()?;
+        for node in missing {
+            steps.step(format!("add {}", layout::node_name(node)));
+            self.make_node(node)?;
+        }
+        Ok(())
     }
 
-    fn create(&self, options: &Options, inputs: String, steps: &Steps) -> Result<()> {
+    /// Adds a node, the next by number, and waits until it is Ready.
+    ///
+    /// # Errors
+    /// When it does not come up. It counts as a node then, half made: [`Cluster::remove_node`] removes it, and [`Cluster::up`]
+    /// makes it anew.
+    pub fn add_node(&self) -> Result<NodeNumber> {
+        let state = self.state()?;
+        let nodes = state.nodes + 1;
+        ensure!(nodes <= MAX_NODES, "there are {MAX_NODES} nodes already");
+        State { nodes, ..state }.write(&self.layout)?;
+        self.make_node(nodes)?;
+        self.wait_for_nodes()?;
+        Ok(nodes)
+    }
+
+    /// Takes the last node away, as its owner would: its pods are evicted first.
+    ///
+    /// # Errors
+    /// When the node is not the last, or when its pods did not go. In the latter case it is removed nevertheless.
+    pub fn remove_node(&self, node: NodeNumber) -> Result<()> {
+        let state = self.state()?;
+        ensure!(
+            node > 1 && node == state.nodes,
+            "node {node} cannot be removed: numbers have no gaps, so the last one goes first, and node 1 only with the cluster"
+        );
+        let drained = self.drain(node);
+        self.discard(node)?;
+        let nodes = node - 1;
+        State { nodes, ..state }.write(&self.layout)?;
+        drained
+    }
+
+    fn drain(&self, node: NodeNumber) -> Result<()> {
+        let name = layout::node_name(node);
+        let known = self.kubectl(&["get", "node", &name, "--ignore-not-found", "--output=name"])?;
+        if known.trim().is_empty() {
+            return Ok(());
+        }
+        let drain = [
+            "drain",
+            &name,
+            "--ignore-daemonsets",
+            "--delete-emptydir-data",
+            "--force",
+            "--timeout=120s",
+        ];
+        self.kubectl(&drain).map(drop)
+    }
+
+    /// Makes a node of a cluster whose API server runs.
+    fn make_node(&self, node: NodeNumber) -> Result<()> {
+        // What an attempt that was cut short left behind.
+        self.discard(node)?;
+        pki::write_kubelet(&self.layout, node)?;
+        network::add_node(node)?;
+        node::start_node(&self.layout, node, self.supervisor()?)
+    }
+
+    fn supervisor(&self) -> Result<&Path> {
+        let variable = layout::SUPERVISOR_VARIABLE;
+        let supervisor = self.supervisor.as_deref();
+        supervisor.with_context(|| format!("{variable} is not set; `cargo xtask` sets it"))
+    }
+
+    /// Removes whatever there is of a node, with the pods that only its kubelet could have ended.
+    fn discard(&self, node: NodeNumber) -> Result<()> {
+        // Processes first: a kubelet that is still starting would register the node once more.
+        down::remove_node(&self.layout, node)?;
+        let name = layout::node_name(node);
+        self.kubectl(&["delete", "node", &name, "--ignore-not-found"])?;
+        let delete = [
+            "delete",
+            "pods",
+            "--all-namespaces",
+            &format!("--field-selector=spec.nodeName={name}"),
+            "--grace-period=0",
+            "--force",
+        ];
+        self.kubectl(&delete).map(drop)
+    }
+
+    fn create(&self, nodes: u32, inputs: String, steps: &Steps) -> Result<()> {
         let layout = &self.layout;
         let missing = supervise::mount_points().filter(|path| !path.exists());
         let mut state = State {
-            nodes: options.nodes,
+            nodes,
             inputs,
             mount_points: missing.map(Path::to_owned).collect(),
             is_complete: false,
@@ -145,17 +254,21 @@ impl Cluster {
                 .with_context(|| format!("create {}", mount_point.display()))?;
         }
         steps.step("certificates and network");
-        pki::write(layout, options.nodes)?;
-        network::create(options.nodes)?;
+        pki::write(layout)?;
+        network::create_fabric()?;
+        for number in 1..=nodes {
+            pki::write_kubelet(layout, number)?;
+            network::add_node(number)?;
+        }
         steps.step("start etcd, registry, API server");
         control_plane::write_configuration(layout)?;
         self.start_control_plane(&[Part::Etcd, Part::Registry, Part::ApiServer])?;
-        for number in 1..=options.nodes {
+        for number in 1..=nodes {
             steps.step(format!(
                 "start {}: containerd, kubelet, kube-proxy",
                 layout::node_name(number)
             ));
-            node::start_node(layout, number, &options.supervisor)?;
+            node::start_node(layout, number, self.supervisor()?)?;
         }
         self.wait_for_registry()?;
         self.push_base_images()?;
@@ -219,24 +332,24 @@ impl Cluster {
     }
 
     fn wait_for_nodes(&self) -> Result<()> {
-        let jsonpath =
-            "jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Ready\")].status} {end}";
+        let nodes = self.nodes()?;
+        let jsonpath = "jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status} {end}";
         wait_for(
             "the nodes to be Ready",
             Duration::from_secs(120),
             Duration::from_millis(300),
             || {
                 let states = self.kubectl(&["get", "nodes", "--output", jsonpath])?;
-                let ready = states
-                    .split_whitespace()
-                    .filter(|state| *state == "True")
-                    .count();
-                Ok(match ready as u32 >= self.nodes {
-                    true => Look::Done(()),
-                    false => Look::NotYet(format!(
-                        "{ready} of {} are; kubelet's log ends with:\n{}",
-                        self.nodes,
-                        log_tail(&self.layout, Part::Kubelet(1))
+                let is_ready = |node: &NodeNumber| {
+                    let ready = format!("{}=True", layout::node_name(*node));
+                    states.split_whitespace().any(|state| state == ready)
+                };
+                Ok(match (1..=nodes).find(|node| !is_ready(node)) {
+                    None => Look::Done(()),
+                    Some(node) => Look::NotYet(format!(
+                        "{} is not; kubelet's log ends with:\n{}",
+                        layout::node_name(node),
+                        log_tail(&self.layout, Part::Kubelet(node))
                     )),
                 })
             },
@@ -248,9 +361,13 @@ impl Cluster {
         &self.layout
     }
 
-    /// Number of nodes.
-    pub fn nodes(&self) -> u32 {
-        self.nodes
+    /// Number of nodes; theirs are 1 to this.
+    pub fn nodes(&self) -> Result<u32> {
+        Ok(self.state()?.nodes)
+    }
+
+    fn state(&self) -> Result<State> {
+        State::read(&self.layout)?.context("the cluster is down")
     }
 
     /// The administrator's kubeconfig. It works from inside any node's network namespace.
@@ -431,17 +548,12 @@ impl Cluster {
 }
 
 /// What must be the same for a running cluster to be used as it is.
-fn inputs(layout: &Layout, nodes: u32) -> Result<String> {
+fn inputs(layout: &Layout) -> Result<String> {
     let mut text = tools::fingerprint(layout)?;
-    text += &format!(
-        "{nodes} {:?} {}",
-        control_plane::launches(layout),
-        dns::manifests()
-    );
-    for number in 1..=nodes {
-        text += &format!("{:?}", node::configuration(layout, number)?);
-        text += &format!("{:?}", node::command_lines(layout, number));
-    }
+    text += &format!("{:?} {}", control_plane::launches(layout), dns::manifests());
+    // Node 1 speaks for all: nodes differ in nothing but what follows from their numbers.
+    text += &format!("{:?}", node::configuration(layout, 1)?);
+    text += &format!("{:?}", node::command_lines(layout, 1));
     Ok(digest(text.as_bytes()))
 }
 

@@ -1,5 +1,5 @@
-//! Removing a cluster: every process, namespace, control group, mount point and file. It works from what is there, not from what
-//! was planned, so it also works after a crash, twice, and when the cluster's directory was deleted.
+//! Removing a cluster, or one node of it: every process, namespace, control group, mount point and file. It works from what is
+//! there, not from what was planned, so it also works after a crash, twice, and when the cluster's directory was deleted.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use crate::cluster::State;
-use crate::layout::{self, Layout};
+use crate::layout::{self, Layout, NodeNumber};
 use crate::process::{Launch, Part, Record};
 use crate::steps::Steps;
 use crate::wait::{Look, wait_for};
@@ -35,7 +35,7 @@ pub fn down(layout: &Layout, steps: &Steps) -> Result<()> {
         layout.root().display(),
         layout::DIRECTORY_VARIABLE
     );
-    stop_parts(layout)?;
+    stop_parts(layout, |_| true)?;
     for group in &groups {
         cgroup::remove(group)?;
     }
@@ -52,17 +52,31 @@ pub fn down(layout: &Layout, steps: &Steps) -> Result<()> {
     remove_directory(layout.root())
 }
 
+/// Removes what there is of a node on this machine; Kubernetes is not told. Its logs stay, for whoever asks why it went.
+pub(crate) fn remove_node(layout: &Layout, node: NodeNumber) -> Result<()> {
+    let name = layout::netns(node);
+    stop_parts(layout, |part| part.node() == Some(node))?;
+    cgroup::remove(&name)?;
+    stop_inside(&name)?;
+    network::remove_node(node)?;
+    for part in Part::of_node(node) {
+        Record::forget(layout, part)?;
+    }
+    remove_directory(&layout.node(node))
+}
+
 fn is_empty(directory: &Path) -> bool {
     fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }
 
-fn stop_parts(layout: &Layout) -> Result<()> {
+fn stop_parts(layout: &Layout, is_meant: impl Fn(Part) -> bool) -> Result<()> {
     let entries = fs::read_dir(layout.records())
         .into_iter()
         .flatten()
         .flatten();
     let mut parts: Vec<Part> = entries
         .filter_map(|entry| entry.path().file_stem()?.to_str()?.parse().ok())
+        .filter(|part| is_meant(*part))
         .collect();
     // Supervisors first: they would start again what ends.
     parts.sort_by_key(|part| !matches!(part, Part::Supervisor(_)));

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 pub const DIRECTORY_VARIABLE: &str = "HEARTH_CLUSTER_DIR";
 /// The variable that names the directory of our built programs.
 pub const PROGRAMS_VARIABLE: &str = "HEARTH_PROGRAMS";
+/// The variable that names a program whose `supervise` command calls [`crate::supervise::run`].
+pub const SUPERVISOR_VARIABLE: &str = "HEARTH_SUPERVISOR";
 /// A node's directory as its own processes see it: the same path on every node, as on machines of their own.
 pub const NODE_DIRECTORY: &str = "/run/hearth-node";
 /// The network namespace that holds the bridge.
@@ -145,6 +147,11 @@ impl Layout {
     /// What `up` made.
     pub fn state_file(&self) -> PathBuf {
         self.root.join("cluster.json")
+    }
+
+    /// What of Hearth was installed, as one digest. Where it is missing, `up` installs it once more.
+    pub fn installed_file(&self) -> PathBuf {
+        self.root.join("installed")
     }
 }
 

@@ -9,34 +9,56 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::layout::{self, FABRIC, NodeNumber};
 
-/// Makes the bridge and the nodes' namespaces, with a route from every node to every other node's pods.
-pub fn create(nodes: u32) -> Result<()> {
+/// Makes the bridge.
+pub fn create_fabric() -> Result<()> {
     add_netns(FABRIC)?;
     ip(&["-n", FABRIC, "link", "add", "br0", "type", "bridge"])?;
-    ip(&["-n", FABRIC, "link", "set", "br0", "up"])?;
-    for node in 1..=nodes {
-        create_node(node)?;
-    }
-    for node in 1..=nodes {
-        for other in (1..=nodes).filter(|other| *other != node) {
-            let (netns, via) = (layout::netns(node), layout::node_ip(other).to_string());
-            ip(&[
-                "-n",
-                &netns,
-                "route",
-                "add",
-                &layout::pod_cidr(other),
-                "via",
-                &via,
-            ])?;
-        }
+    ip(&["-n", FABRIC, "link", "set", "br0", "up"])
+}
+
+/// Makes a node's namespace, with routes between its pods and those of every node that is there.
+pub fn add_node(node: NodeNumber) -> Result<()> {
+    let others = nodes();
+    create_node(node)?;
+    for other in others {
+        route_pods(node, other)?;
+        route_pods(other, node)?;
     }
     Ok(())
 }
 
+/// Removes a node's namespace and the routes to its pods, as far as they are there.
+pub fn remove_node(node: NodeNumber) -> Result<()> {
+    let (netns, port) = (layout::netns(node), port(node));
+    // Not left to the end of the namespace: that comes later, and the next node of this number needs the name.
+    if exists(FABRIC) && ip(&["-n", FABRIC, "link", "show", &port]).is_ok() {
+        ip(&["-n", FABRIC, "link", "del", &port])?;
+    }
+    if exists(&netns) {
+        remove(&netns)?;
+    }
+    let pods = layout::pod_cidr(node);
+    for other in nodes() {
+        let netns = layout::netns(other);
+        // Nothing to flush is no error.
+        ip(&["-n", &netns, "route", "flush", "exact", &pods])?;
+    }
+    Ok(())
+}
+
+fn route_pods(from: NodeNumber, to: NodeNumber) -> Result<()> {
+    let (netns, via) = (layout::netns(from), layout::node_ip(to).to_string());
+    let pods = layout::pod_cidr(to);
+    ip(&["-n", &netns, "route", "add", &pods, "via", &via])
+}
+
+/// A node's end on the bridge.
+fn port(node: NodeNumber) -> String {
+    format!("port{node}")
+}
+
 fn create_node(node: NodeNumber) -> Result<()> {
-    let netns = layout::netns(node);
-    let port = format!("port{node}");
+    let (netns, port) = (layout::netns(node), port(node));
     add_netns(&netns)?;
     ip(&["-n", &netns, "link", "set", "lo", "up"])?;
     ip(&[
@@ -79,13 +101,17 @@ pub fn ours() -> Vec<String> {
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok());
     names
-        .filter(|name| name == FABRIC || is_node(name))
+        .filter(|name| name == FABRIC || node_of(name).is_some())
         .collect()
 }
 
-fn is_node(name: &str) -> bool {
-    name.strip_prefix("hearth-n")
-        .is_some_and(|rest| rest.parse::<NodeNumber>().is_ok())
+/// Numbers of the nodes that have a namespace.
+fn nodes() -> Vec<NodeNumber> {
+    ours().iter().filter_map(|name| node_of(name)).collect()
+}
+
+fn node_of(name: &str) -> Option<NodeNumber> {
+    name.strip_prefix("hearth-n")?.parse().ok()
 }
 
 /// Removes a namespace.
@@ -137,8 +163,8 @@ mod tests {
 
     #[test]
     fn only_our_names_are_ours() {
-        assert!(is_node("hearth-n12"));
-        assert!(!is_node("hearth-next"));
-        assert!(!is_node("other-n1"));
+        assert_eq!(node_of("hearth-n12"), Some(12));
+        assert_eq!(node_of("hearth-next"), None);
+        assert_eq!(node_of("other-n1"), None);
     }
 }

@@ -7,10 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
-use crate::layout::{self, Layout};
+use crate::layout::{self, Layout, NodeNumber};
 
 /// A certificate to make: file name, organization (the Kubernetes group), common name (the user), alternative names.
 struct Subject {
@@ -31,7 +31,8 @@ impl Subject {
     }
 }
 
-fn subjects(nodes: u32) -> Vec<Subject> {
+/// All but the kubelets.
+fn subjects() -> Vec<Subject> {
     let masters = Some("system:masters");
     let api_names = [
         "kubernetes",
@@ -44,7 +45,7 @@ fn subjects(nodes: u32) -> Vec<Subject> {
         layout::node_ip(1),
         [127, 0, 0, 1].into(),
     ];
-    let mut subjects = vec![
+    vec![
         Subject {
             names: (api_names.map(str::to_owned).into_iter())
                 .chain(api_addresses.map(|address| address.to_string()))
@@ -62,25 +63,47 @@ fn subjects(nodes: u32) -> Vec<Subject> {
         Subject::client("scheduler", None, "system:kube-scheduler"),
         Subject::client("proxy", None, "system:kube-proxy"),
         Subject::client("dns", None, "system:coredns"),
-    ];
-    subjects.extend((1..=nodes).map(|node| {
-        let name = layout::node_name(node);
-        Subject {
-            file: format!("kubelet-{node}"),
-            group: Some("system:nodes"),
-            user: format!("system:node:{name}"),
-            names: vec![name, layout::node_ip(node).to_string()],
-        }
-    }));
-    subjects
+    ]
 }
 
-/// Writes the authority, all certificates and all kubeconfigs.
-pub(crate) fn write(layout: &Layout, nodes: u32) -> Result<()> {
+/// kubelet's own.
+fn kubelet(node: NodeNumber) -> Subject {
+    let name = layout::node_name(node);
+    Subject {
+        file: format!("kubelet-{node}"),
+        group: Some("system:nodes"),
+        user: format!("system:node:{name}"),
+        names: vec![name, layout::node_ip(node).to_string()],
+    }
+}
+
+/// Writes the authority, and certificates and kubeconfigs of all but the kubelets.
+pub(crate) fn write(layout: &Layout) -> Result<()> {
     let directory = layout.pki();
     fs::create_dir_all(&directory)?;
     let key = KeyPair::generate()?;
     write_secret(&directory.join("ca.key"), &key.serialize_pem())?;
+    let authority = CertifiedIssuer::self_signed(authority()?, key)?;
+    fs::write(directory.join("ca.crt"), authority.pem())?;
+    for subject in subjects() {
+        write_subject(layout, subject, &authority)?;
+    }
+    let service_accounts = KeyPair::generate()?;
+    write_secret(&directory.join("sa.key"), &service_accounts.serialize_pem())?;
+    fs::write(directory.join("sa.pub"), service_accounts.public_key_pem())?;
+    Ok(())
+}
+
+/// Writes certificate and kubeconfig of a node's kubelet, signed by the authority that [`write`] made.
+pub(crate) fn write_kubelet(layout: &Layout, node: NodeNumber) -> Result<()> {
+    let path = layout.pki().join("ca.key");
+    let key = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    // Name and key are all that a signature needs of its issuer.
+    let authority = Issuer::new(authority()?, KeyPair::from_pem(&key)?);
+    write_subject(layout, kubelet(node), &authority)
+}
+
+fn authority() -> Result<CertificateParams> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.distinguished_name = distinguished_name(None, "hearth-cluster");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -88,38 +111,33 @@ pub(crate) fn write(layout: &Layout, nodes: u32) -> Result<()> {
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::DigitalSignature,
     ];
-    let authority = CertifiedIssuer::self_signed(authority, key)?;
-    fs::write(directory.join("ca.crt"), authority.pem())?;
+    Ok(authority)
+}
 
-    for subject in subjects(nodes) {
-        let key = KeyPair::generate()?;
-        let mut certificate = CertificateParams::new(subject.names)?;
-        certificate.distinguished_name = distinguished_name(subject.group, &subject.user);
-        certificate.use_authority_key_identifier_extension = true;
-        certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        certificate.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let certificate = certificate
-            .signed_by(&key, &authority)
-            .with_context(|| format!("sign the certificate of {}", subject.user))?;
-        fs::write(
-            directory.join(format!("{}.crt", subject.file)),
-            certificate.pem(),
-        )?;
-        write_secret(
-            &directory.join(format!("{}.key", subject.file)),
-            &key.serialize_pem(),
-        )?;
-        let config = kubeconfig(&directory, &subject.file);
-        write_secret(&layout.kubeconfig(&subject.file), &config)?;
-    }
-
-    let service_accounts = KeyPair::generate()?;
-    write_secret(&directory.join("sa.key"), &service_accounts.serialize_pem())?;
-    fs::write(directory.join("sa.pub"), service_accounts.public_key_pem())?;
-    Ok(())
+fn write_subject(layout: &Layout, subject: Subject, authority: &Issuer<'_, KeyPair>) -> Result<()> {
+    let directory = layout.pki();
+    let key = KeyPair::generate()?;
+    let mut certificate = CertificateParams::new(subject.names)?;
+    certificate.distinguished_name = distinguished_name(subject.group, &subject.user);
+    certificate.use_authority_key_identifier_extension = true;
+    certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    certificate.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let certificate = certificate
+        .signed_by(&key, authority)
+        .with_context(|| format!("sign the certificate of {}", subject.user))?;
+    fs::write(
+        directory.join(format!("{}.crt", subject.file)),
+        certificate.pem(),
+    )?;
+    write_secret(
+        &directory.join(format!("{}.key", subject.file)),
+        &key.serialize_pem(),
+    )?;
+    let config = kubeconfig(&directory, &subject.file);
+    write_secret(&layout.kubeconfig(&subject.file), &config)
 }
 
 fn distinguished_name(group: Option<&str>, user: &str) -> DistinguishedName {
@@ -170,8 +188,8 @@ mod tests {
 
     #[test]
     fn each_kubelet_is_its_own_user() {
-        let subjects = subjects(2);
-        let kubelet = subjects.iter().find(|s| s.file == "kubelet-2").unwrap();
+        let kubelet = kubelet(2);
+        assert_eq!(kubelet.file, "kubelet-2");
         assert_eq!(kubelet.group, Some("system:nodes"));
         assert_eq!(kubelet.user, "system:node:node2");
         assert!(kubelet.names.contains(&"10.240.0.3".to_owned()));

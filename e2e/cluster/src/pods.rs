@@ -1,14 +1,37 @@
-//! What pods cost and leave behind, seen from the machine: their processes, by control group and by parent.
+//! What pods cost and leave behind, seen from the machine: their processes, by control group and by parent; and what nodes
+//! hold for them.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
+use crate::cgroup;
 use crate::cluster::Cluster;
+use crate::layout;
+use crate::process::{Launch, Part, Record};
 
 /// The program of Hearth's shim.
 const SHIM: &str = "containerd-shim-hearth-v1";
+/// The program of Hearth's engine.
+const ENGINE: &str = "hearth-engine";
+
+/// What all nodes together hold for pods: the same before a pod came and after it went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// Hearth's shims.
+    pub shims: usize,
+    /// Hearth's engines, compile helpers among them.
+    pub engines: usize,
+    /// Control groups, in all hierarchies.
+    pub control_groups: usize,
+    /// Sockets of shims.
+    pub sockets: usize,
+    /// Mounts.
+    pub mounts: usize,
+}
 
 /// A process as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +43,44 @@ struct Process {
 }
 
 impl Cluster {
-    /// Number of Hearth's shims that run in this cluster.
-    pub fn shim_count(&self) -> Result<usize> {
-        let is_ours = |process: &&Process| {
-            process.program.ends_with(SHIM) && process.groups.contains("/hearth-n")
+    /// Counts what the nodes hold for pods.
+    pub fn traces(&self) -> Result<Traces> {
+        let processes = processes()?;
+        let mut traces = Traces {
+            shims: count(&processes, SHIM),
+            engines: count(&processes, ENGINE),
+            ..Traces::default()
         };
-        Ok(processes()?.iter().filter(is_ours).count())
+        for node in 1..=self.nodes()? {
+            traces.control_groups += cgroup::count(&layout::netns(node));
+            // Mounted on /run/containerd, where shims put their sockets.
+            traces.sockets += sockets(&self.node_directory(node).join("run-containerd"))?;
+            let supervisor = self.pid(Part::Supervisor(node))?;
+            let mounts = fs::read_to_string(format!("/proc/{supervisor}/mounts"));
+            traces.mounts += mounts.context("read a node's mounts")?.lines().count();
+        }
+        Ok(traces)
+    }
+
+    /// Kills a program in a pod with SIGKILL: it cannot say a word to anybody.
+    ///
+    /// # Errors
+    /// When the pod has no such process.
+    pub fn kill9_in_pod(&self, uid: &str, program: &str) -> Result<()> {
+        let group = format!("pod{uid}");
+        let is_meant = |process: &Process| process.groups.contains(&group) && process.is(program);
+        let mut killed = 0;
+        for pid in processes()?.iter().filter(|p| is_meant(p)).map(|p| p.pid) {
+            // A record is taken before the second look: what is killed is what was seen in the pod.
+            if let Ok(record) = Record::of(pid, Launch::new(program, [""; 0]))
+                && process(pid).is_some_and(|process| is_meant(&process))
+            {
+                record.kill()?;
+                killed += 1;
+            }
+        }
+        ensure!(killed > 0, "no {program} runs in the pod {uid}");
+        Ok(())
     }
 
     /// Resident memory of all processes of a pod, its shim included. Pages that two of them share count twice.
@@ -37,6 +92,41 @@ impl Cluster {
         // One that ended meanwhile holds nothing.
         Ok(resident.map(Option::unwrap_or_default).sum())
     }
+}
+
+impl Process {
+    fn is(&self, program: &str) -> bool {
+        Path::new(&self.program)
+            .file_name()
+            .is_some_and(|name| name == program)
+    }
+}
+
+/// How many processes of a program run on nodes of ours.
+fn count(processes: &[Process], program: &str) -> usize {
+    let on_nodes = processes
+        .iter()
+        .filter(|process| process.groups.contains("/hearth-n"));
+    on_nodes.filter(|process| process.is(program)).count()
+}
+
+/// Number of sockets below a directory.
+fn sockets(directory: &Path) -> Result<usize> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // A directory of a pod that just went.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error).with_context(|| format!("read {}", directory.display())),
+    };
+    let mut found = 0;
+    for entry in entries.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_socket() => found += 1,
+            Ok(kind) if kind.is_dir() => found += sockets(&entry.path())?,
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// Processes in the pod's control groups, and the shims above them.

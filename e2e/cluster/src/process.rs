@@ -45,14 +45,7 @@ pub enum Part {
 impl Part {
     /// All parts of a cluster, in the order they stop.
     pub fn all(nodes: u32) -> Vec<Self> {
-        let on_nodes = (1..=nodes).flat_map(|node| {
-            [
-                Self::Kubelet(node),
-                Self::Proxy(node),
-                Self::Supervisor(node),
-                Self::Containerd(node),
-            ]
-        });
+        let on_nodes = (1..=nodes).flat_map(Self::of_node);
         let control_plane = [
             Self::Dns,
             Self::Scheduler,
@@ -62,6 +55,32 @@ impl Part {
             Self::Etcd,
         ];
         on_nodes.chain(control_plane).collect()
+    }
+
+    /// The parts of one node, in the order they stop.
+    pub fn of_node(node: NodeNumber) -> [Self; 4] {
+        [
+            Self::Kubelet(node),
+            Self::Proxy(node),
+            Self::Supervisor(node),
+            Self::Containerd(node),
+        ]
+    }
+
+    /// The node that a part belongs to; `None` for the control plane.
+    pub fn node(self) -> Option<NodeNumber> {
+        match self {
+            Self::Supervisor(node)
+            | Self::Containerd(node)
+            | Self::Kubelet(node)
+            | Self::Proxy(node) => Some(node),
+            Self::Etcd
+            | Self::ApiServer
+            | Self::ControllerManager
+            | Self::Scheduler
+            | Self::Registry
+            | Self::Dns => None,
+        }
     }
 }
 
@@ -200,6 +219,17 @@ impl Record {
         }
     }
 
+    /// Forgets a part: it counts as never started.
+    pub(crate) fn forget(layout: &Layout, part: Part) -> Result<()> {
+        let path = record_path(layout, part);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the record, whole or not at all.
     pub fn write(&self, layout: &Layout, part: Part) -> Result<()> {
         write_atomically(
@@ -263,6 +293,10 @@ impl Record {
     }
 }
 
+/// Executes its arguments without descriptors 3 to 9, where shells and `flock` keep locks: a part would hold the caller's as long
+/// as it runs.
+const EXECUTE: &str = r#"exec "$0" "$@" 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-"#;
+
 /// Starts a part in a session of its own, its output appended to its log.
 pub fn start(layout: &Layout, part: Part, launch: Launch) -> Result<Record> {
     let log_path = log_path(layout, part);
@@ -273,7 +307,7 @@ pub fn start(layout: &Layout, part: Part, launch: Launch) -> Result<Record> {
         .open(&log_path)
         .with_context(|| format!("open {}", log_path.display()))?;
     let child = Command::new("setsid")
-        .arg("--")
+        .args(["--", "sh", "-c", EXECUTE])
         .arg(&launch.program)
         .args(&launch.arguments)
         .envs(&launch.environment)
@@ -354,6 +388,11 @@ mod tests {
         for part in Part::all(2) {
             assert_eq!(part.to_string().parse::<Part>().unwrap(), part);
         }
+        assert!(
+            Part::of_node(2)
+                .iter()
+                .all(|part| part.node() == Some(2) && Part::all(2).contains(part))
+        );
         assert_eq!("kubelet".parse::<Part>().unwrap(), Part::Kubelet(1));
         assert!(
             "kublet"

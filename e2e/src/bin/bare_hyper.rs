@@ -1,4 +1,5 @@
-//! The peer of `bench call`: the least that answers HTTP, hyper on one thread per core, in an ordinary pod.
+//! The peer of `bench call`, in an ordinary pod, and of `bench engine`: the least that answers HTTP, hyper on one thread per
+//! core.
 
 use std::convert::Infallible;
 

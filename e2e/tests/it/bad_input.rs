@@ -21,6 +21,26 @@ pub(crate) async fn the_api_server_refuses_impossible_manifests(cx: &Cx) -> Resu
             "deadlineMilliseconds",
         ),
         ("  limits:\n    concurrency: 0", "concurrency"),
+        ("  limits:\n    cpuMilliseconds: 0", "cpuMilliseconds"),
+        (
+            "  limits:\n    requestHead: 1Mi",
+            "requestHead is a quantity from 1Ki to 256Ki",
+        ),
+        (
+            "  limits:\n    responseBody: 2Gi",
+            "responseBody is a quantity from 0 to 1Gi",
+        ),
+        ("  limits:\n    outboundCalls: -1", "outboundCalls"),
+        (
+            "  limits:\n    logBytesPerSecond: 1Gi",
+            "logBytesPerSecond is a quantity from 0 to 10Mi",
+        ),
+        ("  reuse:\n    seconds: 60", "spec.reuse.calls"),
+        ("  reuse:\n    calls: 0", "spec.reuse.calls"),
+        (
+            "  reuse:\n    calls: 1\n    seconds: 90000",
+            "spec.reuse.seconds",
+        ),
         ("  egress:\n    allow: [\"ftp://example.com\"]", "egress"),
         (
             "  egress:\n    allow: [\"https://example.com/path\"]",

@@ -4,8 +4,11 @@ mod bad_input;
 mod cli;
 mod hostile;
 mod pods;
+mod pools;
 mod slice;
 mod support;
+mod survive;
+mod upgrade;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -73,6 +76,18 @@ fn main() -> ExitCode {
     ))
     .chain(cases!("cli":
         cli::serve_answers_without_a_cluster,
+        cli::serve_runs_a_manifest_with_its_environment_and_its_egress,
+        cli::serve_says_what_is_wrong_with_a_manifest,
+    ))
+    .chain(cases!("pools":
+        pools::a_node_joins_and_leaves_and_no_call_fails,
+    ))
+    .chain(cases!("survive":
+        survive::another_operator_leads_when_the_leader_is_killed,
+    ))
+    .chain(cases!("upgrade":
+        upgrade::a_chart_upgrade_keeps_functions_answering,
+        upgrade::hearth_is_removed_without_a_trace_and_comes_back,
     ));
     let trials: Vec<Trial> = cases
         .map(|(name, case)| {
@@ -87,7 +102,7 @@ fn main() -> ExitCode {
             .any(|trial| trial.name().contains(filter.as_str()))
     {
         eprintln!(
-            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, cli"
+            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, cli, pools, survive, upgrade"
         );
         return ExitCode::from(2);
     }

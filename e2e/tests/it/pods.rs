@@ -1,6 +1,7 @@
 //! Plain pods: a bundle in place of a container image.
 
 use anyhow::{Context, Result, ensure};
+use hearth_cluster::pods::Traces;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::core::v1::Pod;
@@ -94,23 +95,23 @@ pub(crate) async fn a_command_runs_as_a_job_and_its_exit_code_is_kept(cx: &Cx) -
 }
 
 pub(crate) async fn a_deleted_pod_leaves_nothing_behind(cx: &Cx) -> Result<()> {
-    cx.others_ended().await?;
-    let before = cx.cluster.shim_count()?;
+    let before = support::traces_before(cx).await?;
     cx.apply(&pod("plain", HELLO))?;
     running(cx, "plain").await?;
-    ensure!(cx.cluster.shim_count()? == before + 1, "one shim a pod");
+    let held = cx.cluster.traces()?;
+    let counts = |traces: Traces| (traces.shims, traces.engines, traces.sockets);
+    ensure!(
+        counts(held) == (before.shims + 1, before.engines + 1, before.sockets + 1),
+        "one of each a pod: {held:?}, before: {before:?}"
+    );
+    ensure!(
+        held.control_groups > before.control_groups && held.mounts > before.mounts,
+        "a pod has control groups and mounts: {held:?}, before: {before:?}"
+    );
     cx.kubectl(&["delete", "pod", "plain", "--timeout=60s"])?;
     let pods: Api<Pod> = cx.pods();
     ensure!(pods.get_opt("plain").await?.is_none());
-    until("the pod's shim to end", SETTLE, || async {
-        let shims = cx.cluster.shim_count()?;
-        Ok(Seen::when(
-            shims == before,
-            (),
-            format!("{shims} shims, {before} before"),
-        ))
-    })
-    .await
+    support::nothing_left(cx, before).await
 }
 
 pub(crate) async fn an_image_that_is_no_bundle_says_so_in_the_pods_events(cx: &Cx) -> Result<()> {

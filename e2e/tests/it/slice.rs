@@ -11,10 +11,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
-use crate::support::{HELLO, contains, mischief};
-
-/// Port of the engine's metrics in a pool pod.
-const METRICS: u16 = 9464;
+use crate::support::{
+    HELLO, METRICS, contains, mischief, nothing_left, traces_before, warm_in_engines,
+};
 
 async fn only_pool_pod(cx: &Cx) -> Result<Pod> {
     cx.pool_pods()
@@ -22,17 +21,6 @@ async fn only_pool_pod(cx: &Cx) -> Result<Pod> {
         .into_iter()
         .next()
         .context("no pool pod in the namespace")
-}
-
-async fn warm_in_engine(cx: &Cx, function: &str) -> Result<f64> {
-    let mut warm = 0.0;
-    for pod in cx.pool_pods().await? {
-        let labels = [&format!("function=\"{function}\"")[..], "state=\"warm\""];
-        warm += cx
-            .metric(&pod, METRICS, "hearth_instances", &labels)
-            .await?;
-    }
-    Ok(warm)
 }
 
 pub(crate) async fn an_applied_function_answers_through_its_service(cx: &Cx) -> Result<()> {
@@ -87,7 +75,7 @@ pub(crate) async fn scale_says_eight_when_eight_are_warm(cx: &Cx) -> Result<()> 
             return Ok(Seen::NotYet(format!("{replicas}")));
         }
         // Not before: the engine itself says 8 by the time the status does.
-        let warm = warm_in_engine(cx, "hello").await?;
+        let warm = warm_in_engines(cx, "hello").await?;
         ensure!(
             warm >= 8.0,
             "the status says {replicas}, the engine holds {warm}"
@@ -97,7 +85,7 @@ pub(crate) async fn scale_says_eight_when_eight_are_warm(cx: &Cx) -> Result<()> 
     .await?;
     cx.kubectl(&["scale", "agentfunction/hello", "--replicas=0"])?;
     until("no warm instance to be left", SETTLE, || async {
-        let warm = warm_in_engine(cx, "hello").await?;
+        let warm = warm_in_engines(cx, "hello").await?;
         let replicas = functions
             .get("hello")
             .await?
@@ -185,6 +173,7 @@ pub(crate) async fn log_lines_carry_the_functions_name(cx: &Cx) -> Result<()> {
 }
 
 pub(crate) async fn a_deleted_function_leaves_nothing_behind(cx: &Cx) -> Result<()> {
+    let before = traces_before(cx).await?;
     let function = cx.ready_function("gone", HELLO, "  replicas: 3").await?;
     cx.ready_function("stays", HELLO, "  replicas: 1").await?;
     let port = function
@@ -225,7 +214,14 @@ pub(crate) async fn a_deleted_function_leaves_nothing_behind(cx: &Cx) -> Result<
     ensure!(refused.is_err(), "the port still answers: {refused:?}");
     let answer = call::get(&cx.route("stays").await?, "/").await?;
     ensure!(answer.status == 200, "the neighbour: {answer:?}");
-    Ok(())
+    let held = cx.cluster.traces()?;
+    ensure!(
+        held.shims > before.shims && held.engines > before.engines,
+        "a pool pod is counted: {held:?}, before: {before:?}"
+    );
+    // The last function takes the pool pod with it.
+    cx.kubectl(&["delete", "agentfunction", "stays", "--timeout=60s"])?;
+    nothing_left(cx, before).await
 }
 
 pub(crate) async fn calls_go_on_while_the_operator_is_away(cx: &Cx) -> Result<()> {

@@ -1,10 +1,89 @@
 //! What several groups use: the example bundles, and what is printed when a case fails.
 
 use anyhow::{Context, Result};
-use hearth_e2e::Cx;
+use hearth_api::RUNTIME_CLASS;
+use hearth_api::v1alpha1::AgentFunction;
+use hearth_cluster::pods::Traces;
+use hearth_e2e::wait::{Seen, until};
+use hearth_e2e::{Cx, SETTLE};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
 
 /// The C example, pushed by `cargo xtask up`.
 pub(crate) const HELLO: &str = "localhost:5000/examples/hello-c:dev";
+
+/// Port of the engine's metrics in a pool pod.
+pub(crate) const METRICS: u16 = 9464;
+
+/// Warm instances of a function, as the engines of the namespace's pool pods say themselves.
+pub(crate) async fn warm_in_engines(cx: &Cx, function: &str) -> Result<f64> {
+    let mut warm = 0.0;
+    for pod in cx.pool_pods().await? {
+        let labels = [&format!("function=\"{function}\"")[..], "state=\"warm\""];
+        warm += cx
+            .metric(&pod, METRICS, "hearth_instances", &labels)
+            .await?;
+    }
+    Ok(warm)
+}
+
+/// Waits until a function's status and the engines both hold `warm` instances.
+pub(crate) async fn is_warm(cx: &Cx, function: &str, warm: i32) -> Result<()> {
+    let functions = cx.functions();
+    until(&format!("{warm} to be warm"), SETTLE, || async {
+        let status = functions.get(function).await?.status;
+        let replicas = status.map_or(0, |status| status.replicas);
+        Ok(match warm_in_engines(cx, function).await {
+            Ok(held) if replicas == warm && held == f64::from(warm) => Seen::Yes(()),
+            Ok(held) => Seen::NotYet(format!("status {replicas}, engines {held}")),
+            // Of a pod that is starting.
+            Err(error) => Seen::NotYet(format!("status {replicas}, engines: {error:#}")),
+        })
+    })
+    .await
+}
+
+/// Since when a function is Ready without a break.
+pub(crate) fn ready_since(function: &AgentFunction) -> Result<String> {
+    let conditions = function.status.iter().flat_map(|status| &status.conditions);
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+    let ready = ready.next().context("a Ready condition")?;
+    Ok(format!("{:?}", ready.last_transition_time))
+}
+
+/// What the nodes hold once they hold it for pods that exist, and for no others.
+pub(crate) async fn traces_before(cx: &Cx) -> Result<Traces> {
+    cx.others_ended().await?;
+    let pods: Api<Pod> = Api::all(cx.client.clone());
+    until("a shim for each pod, and no other", SETTLE, || async {
+        let all = pods.list(&ListParams::default()).await?;
+        let class = |pod: &Pod| pod.spec.as_ref()?.runtime_class_name.clone();
+        let ours = all
+            .iter()
+            .filter(|pod| class(pod).as_deref() == Some(RUNTIME_CLASS))
+            .count();
+        let traces = cx.cluster.traces()?;
+        Ok(Seen::when(
+            traces.shims == ours,
+            traces,
+            format!("{ours} pods, {traces:?}"),
+        ))
+    })
+    .await
+}
+
+/// Waits until the nodes hold no more and no less than `before`.
+pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
+    until("nothing to be left on the nodes", SETTLE, || async {
+        let traces = cx.cluster.traces()?;
+        Ok(Seen::when(
+            traces == before,
+            (),
+            format!("{traces:?}, before: {before:?}"),
+        ))
+    })
+    .await
+}
 
 /// Image of the component of many behaviours, chosen by path, pushed when the registry lacks it.
 pub(crate) fn mischief(cx: &Cx) -> Result<String> {

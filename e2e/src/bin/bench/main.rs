@@ -1,10 +1,15 @@
-//! `cargo xtask bench [NAME] [--json]`: figures from the running cluster, each beside a peer in the same run.
+//! `cargo xtask bench [NAME] [--json]`: figures, each beside a peer in the same run.
 //!
-//! It runs inside node 1's network namespace, so that its load goes to pods and Services and to nothing else.
+//! Those from the running cluster are measured inside node 1's network namespace, so that the load goes to pods and Services
+//! and to nothing else. `engine` needs no cluster: it runs in a network namespace that holds nothing but its loopback.
 
 mod apply;
 mod call;
+mod engine;
 mod pod;
+mod serve;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -14,23 +19,31 @@ use hearth_e2e::{Cx, namespaces_ended};
 /// Measures Hearth beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One bench: apply, pod or call. All when it is left out.
+    /// One bench: apply, pod, call, serve or engine. All that need the cluster when it is left out.
     name: Option<String>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
+    /// Where the bench `engine` draws its calls, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
-const NAMES: [&str; 3] = ["apply", "pod", "call"];
+/// Those that need the cluster.
+const NAMES: [&str; 4] = ["apply", "pod", "call", "serve"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let chosen: Vec<&str> = match arguments.name.as_deref() {
         None => NAMES.to_vec(),
+        Some("engine") => {
+            let say = |figure: &Figure| print(figure, arguments.json);
+            return engine::run(arguments.plot.as_deref(), say).await;
+        }
         Some(name) if NAMES.contains(&name) => vec![name],
         Some(name) => bail!(
-            "no bench is called {name:?}; there are {}",
+            "no bench is called {name:?}; there are {}, engine",
             NAMES.join(", ")
         ),
     };
@@ -41,7 +54,8 @@ async fn main() -> Result<()> {
         let figures = match name {
             "apply" => apply::run(&cx).await,
             "pod" => pod::run(&cx).await,
-            _ => call::run(&cx).await,
+            "call" => call::run(&cx).await,
+            _ => serve::run(&cx).await,
         };
         cx.close().await?;
         namespaces_ended(&client).await?;
