@@ -112,6 +112,7 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
         })
         .collect();
     let used = groups(pool, &context.world);
+    let known = context.world.stores.nodes.state();
     let mut wanted = BTreeMap::new();
     for group in &used {
         for node in nodes(&context.world, pool) {
@@ -135,9 +136,8 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
             .get(&pod.name_any())
             .is_some_and(|wanted| objects::is_current(pod, wanted))
             && !ended;
-        let stays = !wanted.contains_key(&pod.name_any())
-            && stays(pod, pool, &used, &context.world)
-            && !ended;
+        let stays =
+            !wanted.contains_key(&pod.name_any()) && stays(pod, pool, &used, &known) && !ended;
         if !keep && !stays && pod.metadata.deletion_timestamp.is_none() {
             tracing::info!(pod = %pod.name_any(), ended, "delete pool pod");
             ignore_absent(
@@ -175,10 +175,9 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
 /// Whether a pod goes on although its node gets no new one: the node is cordoned, its kubelet is silent or its runtime
 /// is being verified, and what runs there still answers. A node that is gone or no longer selected keeps nothing, and nowhere
 /// does a pod stay that no function uses.
-fn stays(pod: &Pod, pool: &AgentPool, used: &BTreeSet<GroupKey>, world: &World) -> bool {
+fn stays(pod: &Pod, pool: &AgentPool, used: &BTreeSet<GroupKey>, nodes: &[Arc<Node>]) -> bool {
     let is_used = objects::group_of(pod).is_some_and(|group| used.contains(&group));
     let name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let nodes = world.stores.nodes.state();
     is_used
         && nodes.iter().any(|node| {
             node.metadata.name == name && is_selected(node, pool) && !is_usable(node, pool)
@@ -290,4 +289,56 @@ async fn write_status(
         )
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(label: &str, cordoned: bool) -> Arc<Node> {
+        let node = serde_json::from_value(json!({
+            "metadata": {"name": "n1", "labels": {"zone": "a", NODE_READY_LABEL: label}},
+            "spec": {"unschedulable": cordoned},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        }));
+        Arc::new(node.unwrap())
+    }
+
+    fn pool(zone: &str) -> AgentPool {
+        let spec = serde_json::from_value(json!({"nodeSelector": {"zone": zone}}));
+        AgentPool::new("p", spec.unwrap())
+    }
+
+    fn group(pool: &str) -> GroupKey {
+        GroupKey {
+            namespace: "ns".to_owned(),
+            pool: pool.to_owned(),
+            function: None,
+        }
+    }
+
+    #[test]
+    fn a_pod_stays_on_a_selected_node_that_gets_none_while_a_function_uses_it() {
+        let pod = json!({
+            "metadata": {"name": "p-1", "namespace": "ns", "labels": {hearth_api::POOL_LABEL: "p"}},
+            "spec": {"nodeName": "n1", "containers": []},
+        });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let check = |nodes: &[Arc<Node>], zone: &str, used: &str, expected: bool| {
+            let used = BTreeSet::from([group(used)]);
+            let stays = stays(&pod, &pool(zone), &used, nodes);
+            assert_eq!(stays, expected, "{nodes:?}, zone {zone}, used: {used:?}");
+        };
+        let (cordoned, unverified) = ([node("true", true)], [node("false", false)]);
+        check(&cordoned, "a", "p", true);
+        check(&unverified, "a", "p", true);
+        // Nothing keeps a pod that no function uses.
+        check(&cordoned, "a", "other", false);
+        check(&unverified, "a", "other", false);
+        // The node is gone, or the pool's no longer.
+        check(&[], "a", "p", false);
+        check(&unverified, "b", "p", false);
+        // Whether it stays on a node that gets one is decided by what the node gets.
+        check(&[node("true", false)], "a", "p", false);
+    }
 }

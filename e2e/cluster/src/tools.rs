@@ -172,7 +172,7 @@ fn go_build(module: &Module, folder: &Path) -> Result<()> {
             "-mod=readonly",
             "-trimpath",
             "-tags=no_btrfs,no_zfs",
-            // Nobody debugs them, and it costs a tenth of the time.
+            // Nobody debugs them.
             "-gcflags=all=-dwarf=false",
         ])
         .args(["-ldflags", &module.link_flags, "-o"])
