@@ -503,13 +503,16 @@ async fn release(function: &AgentFunction, context: &Context) -> Result<Action, 
         context.client.clone(),
         &function.namespace().unwrap_or_default(),
     );
-    let patch = json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "metadata": {"finalizers": []}});
-    match functions
-        .patch(&function.name_any(), &apply(), &Patch::Apply(patch))
-        .await
-    {
+    let name = function.name_any();
+    // With its uid: an apply would make an object that is gone anew.
+    let patch = json!({
+        "apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction",
+        "metadata": {"name": name, "uid": uid, "finalizers": []},
+    });
+    match functions.patch(&name, &apply(), &Patch::Apply(patch)).await {
         Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        // Gone, or gone and made again: the new one is another's to release.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
         Err(error) => return Err(api("remove the finalizer")(error)),
     }
     context.retries.reset(&uid);

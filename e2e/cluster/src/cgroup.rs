@@ -90,21 +90,17 @@ pub(crate) fn ours() -> Vec<String> {
     names
 }
 
-/// Number of groups below a node's root, in all hierarchies together.
-pub(crate) fn count(name: &str) -> usize {
-    hierarchies()
-        .iter()
-        .map(|hierarchy| count_below(&hierarchy.join(name)))
-        .sum()
-}
-
-fn count_below(directory: &Path) -> usize {
-    let children = children(directory);
-    children.len()
-        + children
-            .iter()
-            .map(|child| count_below(child))
-            .sum::<usize>()
+/// All groups below a node's root, in all hierarchies.
+pub(crate) fn below(name: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = hierarchies().iter().map(|root| root.join(name)).collect();
+    let roots = found.len();
+    let mut next = 0;
+    while let Some(directory) = found.get(next) {
+        let inner = children(directory);
+        found.extend(inner);
+        next += 1;
+    }
+    found.split_off(roots)
 }
 
 /// Ends every process below a node's root, then removes it.

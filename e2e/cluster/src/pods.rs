@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,14 +19,14 @@ const SHIM: &str = "containerd-shim-hearth-v1";
 const ENGINE: &str = "hearth-engine";
 
 /// What all nodes together hold for pods: the same before a pod came and after it went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Traces {
     /// Hearth's shims.
     pub shims: usize,
     /// Hearth's engines, compile helpers among them.
     pub engines: usize,
     /// Control groups, in all hierarchies.
-    pub control_groups: usize,
+    pub control_groups: BTreeSet<PathBuf>,
     /// Sockets of shims.
     pub sockets: usize,
     /// Mounts.
@@ -52,7 +52,9 @@ impl Cluster {
             ..Traces::default()
         };
         for node in 1..=self.nodes()? {
-            traces.control_groups += cgroup::count(&layout::netns(node));
+            traces
+                .control_groups
+                .extend(cgroup::below(&layout::netns(node)));
             // Mounted on /run/containerd, where shims put their sockets.
             traces.sockets += sockets(&self.node_directory(node).join("run-containerd"))?;
             let supervisor = self.pid(Part::Supervisor(node))?;

@@ -99,13 +99,13 @@ pub(crate) async fn a_deleted_pod_leaves_nothing_behind(cx: &Cx) -> Result<()> {
     cx.apply(&pod("plain", HELLO))?;
     running(cx, "plain").await?;
     let held = cx.cluster.traces()?;
-    let counts = |traces: Traces| (traces.shims, traces.engines, traces.sockets);
+    let counts = |traces: &Traces| (traces.shims, traces.engines, traces.sockets);
     ensure!(
-        counts(held) == (before.shims + 1, before.engines + 1, before.sockets + 1),
+        counts(&held) == (before.shims + 1, before.engines + 1, before.sockets + 1),
         "one of each a pod: {held:?}, before: {before:?}"
     );
     ensure!(
-        held.control_groups > before.control_groups && held.mounts > before.mounts,
+        held.control_groups.len() > before.control_groups.len() && held.mounts > before.mounts,
         "a pod has control groups and mounts: {held:?}, before: {before:?}"
     );
     cx.kubectl(&["delete", "pod", "plain", "--timeout=60s"])?;

@@ -1,5 +1,7 @@
 //! What several groups use: the example bundles, and what is printed when a case fails.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use hearth_api::RUNTIME_CLASS;
 use hearth_api::v1alpha1::AgentFunction;
@@ -7,6 +9,7 @@ use hearth_cluster::pods::Traces;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
 /// The C example, pushed by `cargo xtask up`.
@@ -63,23 +66,42 @@ pub(crate) async fn traces_before(cx: &Cx) -> Result<Traces> {
             .filter(|pod| class(pod).as_deref() == Some(RUNTIME_CLASS))
             .count();
         let traces = cx.cluster.traces()?;
-        Ok(Seen::when(
-            traces.shims == ours,
-            traces,
-            format!("{ours} pods, {traces:?}"),
-        ))
+        let instead = format!("{ours} pods, {traces:?}");
+        Ok(Seen::when(traces.shims == ours, traces, instead))
     })
     .await
 }
 
 /// Waits until the nodes hold no more and no less than `before`.
 pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
+    let pods: Api<Pod> = Api::all(cx.client.clone());
     until("nothing to be left on the nodes", SETTLE, || async {
         let traces = cx.cluster.traces()?;
+        let there: Vec<String> = pods
+            .list(&ListParams::default())
+            .await?
+            .iter()
+            .filter_map(|pod| pod.uid().map(|uid| format!("pod{uid}")))
+            .collect();
+        // Pods of other runtimes, which come and go beside, have groups of their own.
+        let is_of_a_pod = |group: &&PathBuf| {
+            let group = group.to_string_lossy();
+            there.iter().any(|uid| group.contains(uid))
+        };
+        let more = traces.control_groups.difference(&before.control_groups);
+        let left: Vec<_> = more.filter(|group| !is_of_a_pod(group)).collect();
+        let counts = |traces: &Traces| {
+            let engines = traces.engines;
+            (traces.shims, engines, traces.sockets, traces.mounts)
+        };
         Ok(Seen::when(
-            traces == before,
+            counts(&traces) == counts(&before) && left.is_empty(),
             (),
-            format!("{traces:?}, before: {before:?}"),
+            format!(
+                "shims, engines, sockets, mounts {:?}, before: {:?}; groups {left:?}",
+                counts(&traces),
+                counts(&before)
+            ),
         ))
     })
     .await
