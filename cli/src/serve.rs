@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hearth_api::convert;
 use hearth_contract::egress::EgressRule;
+use hearth_contract::proto::Placement;
 use hearth_contract::{Function, FunctionKey, Limits};
 use hearth_wasm_host::capability::names::Names;
 use hearth_wasm_host::{
@@ -78,6 +79,7 @@ impl Serve {
                 compile::compile(&engine, &bytes).with_context(|| bundle.display().to_string())?;
             let artifact = Artifact::from_compiled(&engine, &compiled)
                 .map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            let artifact = Arc::new(artifact);
             let settings = HostSettings {
                 names: Names::of_this_machine(),
                 ..HostSettings::default()
@@ -107,12 +109,13 @@ impl Serve {
             let placed = Placed {
                 function,
                 digest,
-                artifact: &artifact,
+                artifact,
                 listener,
                 stdout,
                 stderr,
                 prefix_logs: false,
                 first: None,
+                placement: Placement::default(),
             };
             host.place(placed)?;
             eprintln!(

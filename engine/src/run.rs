@@ -60,9 +60,8 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
         memory_bytes: start.memory_bytes,
         roots_pem: start.roots_pem,
     };
-    let host = Arc::new(
-        Host::new(engine.clone(), &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?,
-    );
+    let host =
+        Arc::new(Host::new(engine, &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?);
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
     if start.metrics {
@@ -82,10 +81,10 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
     tokio::spawn(report(host.clone(), outbox.clone(), stop.clone()));
     let rim = Rim {
         host,
-        engine,
         outbox,
         placed,
-        pipes: Pipes::default(),
+        pipes: ByFile::default(),
+        artifacts: ByFile::default(),
     };
     while let Some((message, descriptors)) = receive(&control).await? {
         if rim.obey(message, descriptors).await? {
@@ -187,34 +186,42 @@ fn chunks(reports: Vec<proto::FunctionReport>, bytes: usize) -> Vec<Vec<proto::F
     chunks
 }
 
-/// Descriptors of log pipes that functions write to. All functions of a pod share a few pipes, and each placement brings
-/// descriptors of its own: kept, they would be two for each of thousands of functions.
-#[derive(Default)]
-struct Pipes(Mutex<HashMap<(u64, u64), Weak<OwnedFd>>>);
+/// What functions have in common, by the file that its descriptor is of. Each placement brings descriptors of its own:
+/// all kept, they would be several for each of thousands of functions, of a few log pipes and a few artifacts.
+struct ByFile<T>(Mutex<HashMap<(u64, u64), Weak<T>>>);
 
-impl Pipes {
-    /// The descriptor of the same pipe that is there already, or this one.
-    fn shared(&self, pipe: OwnedFd) -> Result<Arc<OwnedFd>> {
-        let stat = rustix::fs::fstat(&pipe).context("look at a log's descriptor")?;
+impl<T> Default for ByFile<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> ByFile<T> {
+    /// What was made of the same file and is in use, or what `make` makes of this one. While it is in use it keeps its
+    /// file open or mapped, so that no other file gets the number.
+    fn shared(&self, file: OwnedFd, make: impl FnOnce(OwnedFd) -> Result<T>) -> Result<Arc<T>> {
+        let stat = rustix::fs::fstat(&file).context("look at a descriptor")?;
+        let number = (stat.st_dev, stat.st_ino);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, pipe| pipe.strong_count() > 0);
-        let place = known.entry((stat.st_dev, stat.st_ino)).or_default();
-        if let Some(pipe) = place.upgrade() {
-            return Ok(pipe);
+        if let Some(there) = known.get(&number).and_then(Weak::upgrade) {
+            return Ok(there);
         }
-        let pipe = Arc::new(pipe);
-        *place = Arc::downgrade(&pipe);
-        Ok(pipe)
+        if known.len() == known.capacity() {
+            known.retain(|_, thing| thing.strong_count() > 0);
+        }
+        let made = Arc::new(make(file)?);
+        known.insert(number, Arc::downgrade(&made));
+        Ok(made)
     }
 }
 
 struct Rim {
     host: Arc<Host>,
-    engine: Engine,
     outbox: mpsc::Sender<from_engine::Message>,
     /// Told of every placement.
     placed: Arc<Notify>,
-    pipes: Pipes,
+    pipes: ByFile<OwnedFd>,
+    artifacts: ByFile<Artifact>,
 }
 
 /// Gives back what starting and placing touched, once no placement came for [`SETTLED`].
@@ -318,21 +325,24 @@ impl Rim {
                     got.len()
                 ))
             })?;
-        let artifact = Artifact::map(&self.engine, &artifact)
-            .map_err(|error| fault(format!("the artifact cannot be mapped: {error:#}")))?;
+        let artifact = self
+            .artifacts
+            .shared(artifact, |file| Ok(Artifact::of(file)))
+            .map_err(|error| fault(format!("{error:#}")))?;
         let pipe = |pipe| {
-            let shared = self.pipes.shared(pipe);
+            let shared = self.pipes.shared(pipe, Ok);
             shared.map_err(|error| fault(format!("{error:#}")))
         };
         let placed = Placed {
             function,
             digest: place.digest.clone(),
-            artifact: &artifact,
+            artifact,
             listener: TcpListener::from(listener),
             stdout: pipe(stdout)?,
             stderr: pipe(stderr)?,
             prefix_logs: place.prefix_logs,
             first: StartKind::from_word(&place.start),
+            placement: place.placement.unwrap_or_default(),
         };
         self.placed.notify_one();
         match self.host.place(placed) {
@@ -350,8 +360,9 @@ impl Rim {
         let [artifact, stdout, stderr] = <[OwnedFd; 3]>::try_from(descriptors).map_err(|got| {
             anyhow::anyhow!("a command needs 3 descriptors and came with {}", got.len())
         })?;
-        let artifact =
-            Artifact::map(&self.engine, &artifact).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let artifact = self
+            .artifacts
+            .shared(artifact, |file| Ok(Artifact::of(file)))?;
         let (host, outbox) = (self.host.clone(), self.outbox.clone());
         tokio::spawn(async move {
             let uid = function.key.uid.clone();
@@ -380,21 +391,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_descriptor_of_a_pipe_is_kept() {
-        let pipes = Pipes::default();
+    fn one_descriptor_of_a_file_is_kept() {
+        let pipes = ByFile::default();
+        let shared = |pipe: std::io::PipeWriter| pipes.shared(pipe.into(), Ok).unwrap();
         let (_reader, writer) = std::io::pipe().unwrap();
-        let again = writer.try_clone().unwrap();
-        let first = pipes.shared(writer.into()).unwrap();
-        assert!(Arc::ptr_eq(&first, &pipes.shared(again.into()).unwrap()));
+        let first = shared(writer.try_clone().unwrap());
+        assert!(Arc::ptr_eq(&first, &shared(writer)));
         let (_reader, other) = std::io::pipe().unwrap();
-        assert!(!Arc::ptr_eq(&first, &pipes.shared(other.into()).unwrap()));
-        drop(first);
-        pipes.shared(std::io::pipe().unwrap().1.into()).unwrap();
-        assert_eq!(
-            pipes.0.lock().unwrap().len(),
-            1,
-            "what is gone is forgotten"
-        );
+        assert!(!Arc::ptr_eq(&first, &shared(other)));
+    }
+
+    #[test]
+    fn files_that_are_gone_are_forgotten() {
+        let pipes = ByFile::default();
+        for _ in 0..1000 {
+            let (_reader, writer) = std::io::pipe().unwrap();
+            pipes.shared(writer.into(), Ok).unwrap();
+        }
+        assert!(pipes.0.lock().unwrap().capacity() < 100);
     }
 
     #[test]

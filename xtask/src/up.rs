@@ -115,6 +115,13 @@ fn install_chart(cluster: &Cluster, images: &[Named], steps: &Steps) -> Result<(
         // A node that was added gets Hearth all the same.
         return wait_for_pods(cluster);
     }
+    // Until it is there: what a failure leaves is not what was installed before.
+    match std::fs::remove_file(&installed) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context("forget what was installed");
+        }
+        _ => {}
+    }
     steps.step("helm upgrade --install hearth");
     let is_upgrade = is_installed(cluster);
     let mut helm = cluster.command(1, cluster.layout().tool("helm"));

@@ -188,6 +188,14 @@ static void hoard(void)
     }
 }
 
+// Volatile, or the compiler makes a loop of it.
+static volatile int deep = 1;
+
+static int recurse(int depth)
+{
+    return deep ? recurse(depth + 1) + deep : depth;
+}
+
 static void never(void)
 {
     // Blocks in the host, not in the guest: an hour.
@@ -209,6 +217,8 @@ void exports_wasi_http_incoming_handler_handle(exports_wasi_http_incoming_handle
         for (volatile unsigned spins = 0;; spins++) {}
     } else if (strcmp(path, "/hoard") == 0) {
         hoard();
+    } else if (strcmp(path, "/recurse") == 0) {
+        answer(out, recurse(0) ? 200 : 500, "recursed\n");
     } else if (strcmp(path, "/never") == 0) {
         never();
     } else if (strcmp(path, "/silent") == 0) {

@@ -11,8 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_http::handler::ProxyPre;
 
-use crate::host::Shared;
-use crate::instance::{self, Grants, Instance};
+use crate::artifact::Artifact;
+use crate::host::{PlaceError, Shared};
+use crate::instance::{self, Grants, Instance, Linked};
 use crate::lanes::{Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
@@ -33,7 +34,7 @@ pub struct HostedFunction {
     pub(crate) digest: String,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
-    pre: ProxyPre<instance::State>,
+    artifact: Arc<Artifact>,
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
@@ -160,7 +161,7 @@ impl Drop for Lent {
         if let Some(function) = self.0.take() {
             function.pool().counts.lost();
             // Not on this thread's account: the instance may be dropped anywhere.
-            function.refill_on(function.shared.lanes.any());
+            function.refill_on(&function.shared.lanes.any());
         }
     }
 }
@@ -181,7 +182,7 @@ impl HostedFunction {
         digest: String,
         shared: Arc<Shared>,
         grants: Grants,
-        pre: ProxyPre<instance::State>,
+        artifact: Arc<Artifact>,
         first: Option<StartKind>,
         tally: Arc<Tally>,
     ) -> Arc<Self> {
@@ -206,7 +207,7 @@ impl HostedFunction {
             digest,
             shared,
             grants,
-            pre,
+            artifact,
             pool: Mutex::new(Pool {
                 counts,
                 ..Pool::default()
@@ -227,7 +228,7 @@ impl HostedFunction {
             ended: Ended::default(),
         });
         function.shared.host(&function);
-        function.refill_on(function.shared.lanes.any());
+        function.refill_on(&function.shared.lanes.any());
         function
     }
 
@@ -320,7 +321,7 @@ impl HostedFunction {
         };
         self.gauges.warm.sub(surplus.len() as i64);
         drop(surplus);
-        self.refill_on(self.shared.lanes.any());
+        self.refill_on(&self.shared.lanes.any());
         self.note_change();
     }
 
@@ -463,13 +464,21 @@ impl HostedFunction {
     async fn instantiate(&self, spent: &Spent, is_called: bool) -> Result<Instance, StartError> {
         // Start-up code has the time of a call, and no more than refilling can spare.
         let bound = self.spec.limits.deadline.min(START);
-        let engine = match &self.pre {
+        let failed = |error: &dyn std::fmt::Display| {
+            StartError::Failed(wasmtime::Error::msg(error.to_string()))
+        };
+        let pre = match self.shared.link(&self.artifact) {
+            Ok(Linked::Http(pre)) => pre,
+            Ok(Linked::Command(_)) => return Err(failed(&PlaceError::Command)),
+            Err(error) => return Err(failed(&error)),
+        };
+        let engine = match pre {
             ProxyPre::P2(pre) => pre.engine(),
             ProxyPre::P3(pre) => pre.engine(),
         };
         let mut store = instance::store(engine, &self.spec, &self.grants);
         store.data_mut().limiter.is_called = is_called;
-        let work = metered(self.pre.instantiate_async(&mut store), spent, bound);
+        let work = metered(pre.instantiate_async(&mut store), spent, bound);
         let made = tokio::time::timeout(bound, work).await;
         match made {
             Ok(Ok(Ok(proxy))) => Ok(Instance {

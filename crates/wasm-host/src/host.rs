@@ -63,9 +63,15 @@ impl Shared {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    pub(crate) fn link<'a>(&self, artifact: &'a Artifact) -> Result<&'a Linked, BundleError> {
+        artifact.linked(&self.engine, &self.linkers)
+    }
+
     pub(crate) fn host(&self, function: &Arc<HostedFunction>) {
         let mut hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
-        hosted.retain(|function| function.strong_count() > 0);
+        if hosted.len() == hosted.capacity() {
+            hosted.retain(|function| function.strong_count() > 0);
+        }
         hosted.push(Arc::downgrade(function));
     }
 }
@@ -113,13 +119,13 @@ impl Changes {
 
 /// Where a function's bundle, socket and logs are.
 #[derive(Debug)]
-pub struct Placed<'a> {
+pub struct Placed {
     /// The function.
     pub function: Function,
     /// Digest of its bundle, repeated in reports.
     pub digest: String,
     /// The compiled bundle.
-    pub artifact: &'a Artifact,
+    pub artifact: Arc<Artifact>,
     /// The socket that callers reach.
     pub listener: std::net::TcpListener,
     /// Standard output; a pipe that does not block.
@@ -130,6 +136,8 @@ pub struct Placed<'a> {
     pub prefix_logs: bool,
     /// The word under which its first call is counted, when that call waited for more than an instance.
     pub first: Option<StartKind>,
+    /// What it took to have the bundle here.
+    pub placement: proto::Placement,
 }
 
 /// Why a function was not placed.
@@ -226,13 +234,6 @@ impl Host {
         self.shared.metrics.clone()
     }
 
-    fn link(&self, artifact: &Artifact) -> Result<Linked, BundleError> {
-        let Shared {
-            engine, linkers, ..
-        } = &*self.shared;
-        linkers.link(engine, &artifact.component)
-    }
-
     fn grants(
         &self,
         function: &Function,
@@ -260,11 +261,13 @@ impl Host {
     ///
     /// # Errors
     /// Says why not; what was placed before stays.
-    pub fn place(&self, placed: Placed<'_>) -> Result<Arc<HostedFunction>, PlaceError> {
-        let linked = self.link(placed.artifact)?;
-        let Linked::Http(pre) = linked else {
+    pub fn place(&self, placed: Placed) -> Result<Arc<HostedFunction>, PlaceError> {
+        // One that is to have instances says now whether it can; another when it is called.
+        if placed.function.target > 0
+            && let Linked::Command(_) = self.shared.link(&placed.artifact)?
+        {
             return Err(PlaceError::Command);
-        };
+        }
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
         let grants = self.grants(
@@ -273,7 +276,9 @@ impl Host {
             &placed.stderr,
             placed.prefix_logs,
         );
-        let uid = placed.function.key.uid.clone();
+        let key = &placed.function.key;
+        self.shared.metrics.placed(key, &placed.placement);
+        let uid = key.uid.clone();
         let mut entries = self.entries();
         let before = entries.remove(&uid);
         let tally = before
@@ -285,7 +290,7 @@ impl Host {
             placed.digest,
             self.shared.clone(),
             grants,
-            pre,
+            placed.artifact,
             placed.first,
             tally.clone(),
         );
@@ -348,7 +353,7 @@ impl Host {
             tracing::warn!(function = %function.spec.key, "connections outlived the function's deadline");
         }
         let key = &function.spec.key;
-        self.shared.metrics.forget(&key.namespace, &key.name);
+        self.shared.metrics.forget(key);
     }
 
     /// Stops accepting and waits until all calls ended or `deadline` passed. Returns how many calls were cut.
@@ -397,8 +402,7 @@ impl Host {
         stdout: &Arc<OwnedFd>,
         stderr: &Arc<OwnedFd>,
     ) -> Result<(u8, Option<String>), PlaceError> {
-        let linked = self.link(artifact)?;
-        let Linked::Command(pre) = linked else {
+        let Linked::Command(pre) = self.shared.link(artifact)? else {
             return Err(PlaceError::NoCommand);
         };
         let grants = self.grants(function, stdout, stderr, false);

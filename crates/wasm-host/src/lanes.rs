@@ -1,7 +1,7 @@
 //! Threads that calls run on, in two lanes.
 //!
-//! The quick lane has a thread a core, each with a runtime of its own. A connection is given to one of them and stays: its
-//! calls, their guests and the refills that they ask for run there, and nothing is handed from thread to thread. Guests
+//! The quick lane has up to a thread a core, each with a runtime of its own, started when the connections need it. A
+//! connection is given to one of them and stays: its calls, their guests and the refills that they ask for run there, and nothing is handed from thread to thread. Guests
 //! that compute for longer than [`QUICK`] are carried on in the slow lane, whose threads the kernel runs when the quick
 //! lane leaves it a core: a guest that spins delays its neighbours by as much as it takes to notice.
 
@@ -10,7 +10,7 @@ use std::future::{Future, poll_fn};
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,7 +28,10 @@ const SLOW_NICE: i32 = 19;
 
 /// Both lanes. Their threads end when this is dropped.
 pub(crate) struct Lanes {
-    quick: Vec<Worker>,
+    /// Those that were started: never none.
+    quick: Mutex<Vec<Worker>>,
+    /// Threads of each lane, at most.
+    width: usize,
     next: AtomicUsize,
     slow: OnceLock<Slow>,
 }
@@ -38,6 +41,20 @@ struct Worker {
     connections: Arc<AtomicUsize>,
     /// Dropped to end the thread.
     _stop: oneshot::Sender<()>,
+}
+
+impl Worker {
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    fn claim(&self) -> Claim {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Claim {
+            handle: self.handle.clone(),
+            connections: self.connections.clone(),
+        }
+    }
 }
 
 /// A connection's claim on a worker, until it is dropped.
@@ -63,53 +80,59 @@ impl Drop for Slow {
     }
 }
 
-/// Threads of each lane: one for each core that this process may use.
+/// Cores that this process may use. Finding out reads files of its control group.
 fn width() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 impl Lanes {
-    /// Starts the quick lane.
+    /// Starts the first thread of the quick lane.
     ///
     /// # Errors
-    /// When a thread or its runtime cannot be made.
+    /// When the thread or its runtime cannot be made.
     pub(crate) fn start() -> std::io::Result<Self> {
-        let quick = (0..width()).map(worker).collect::<Result<_, _>>()?;
         Ok(Self {
-            quick,
+            quick: Mutex::new(vec![worker(0)?]),
+            width: width(),
             next: AtomicUsize::new(0),
             slow: OnceLock::new(),
         })
     }
 
-    /// A quick thread for work that belongs to none, each in turn.
-    pub(crate) fn any(&self) -> &Handle {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        &self.quick[turn % self.quick.len()].handle
+    fn quick(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.quick.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The quick thread with the fewest connections.
-    pub(crate) fn claim(&self) -> Claim {
-        // At least one: `width` is.
+    /// A quick thread for work that belongs to none, each in turn.
+    pub(crate) fn any(&self) -> Handle {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let count = self.quick.len();
-        let least = (0..count)
-            .map(|offset| &self.quick[(turn + offset) % count])
-            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
-        let worker = least.unwrap_or(&self.quick[0]);
-        worker.connections.fetch_add(1, Ordering::Relaxed);
-        Claim {
-            handle: worker.handle.clone(),
-            connections: worker.connections.clone(),
+        let quick = self.quick();
+        quick[turn % quick.len()].handle.clone()
+    }
+
+    /// The quick thread with the fewest connections: a new one when each has some and there is a core for it.
+    pub(crate) fn claim(&self) -> Claim {
+        let mut quick = self.quick();
+        if quick.len() < self.width && quick.iter().all(|worker| worker.connections() > 0) {
+            match worker(quick.len()) {
+                Ok(worker) => quick.push(worker),
+                Err(error) => tracing::warn!(%error, "one thread less for calls"),
+            }
         }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = quick.len();
+        let least = (0..count)
+            .map(|offset| &quick[(turn + offset) % count])
+            .min_by_key(|worker| worker.connections());
+        least.unwrap_or(&quick[0]).claim()
     }
 
     /// The slow lane, which is started when the first guest needs it; where that fails, the quick one.
-    pub(crate) fn slow(&self) -> &Handle {
+    pub(crate) fn slow(&self) -> Handle {
         let slow = self.slow.get_or_init(|| {
             let made = Builder::new_multi_thread()
                 .thread_name("slow")
-                .worker_threads(width())
+                .worker_threads(self.width)
                 .on_thread_start(yield_to_others)
                 .enable_all()
                 .build();
@@ -118,7 +141,8 @@ impl Lanes {
                     .ok(),
             )
         });
-        slow.0.as_ref().map_or_else(|| self.any(), Runtime::handle)
+        let runtime = slow.0.as_ref();
+        runtime.map_or_else(|| self.any(), |slow| slow.handle().clone())
     }
 }
 
@@ -342,12 +366,22 @@ mod tests {
     #[tokio::test]
     async fn connections_are_spread() {
         let lanes = Lanes::start().unwrap();
-        let claims: Vec<_> = (0..lanes.quick.len() * 3).map(|_| lanes.claim()).collect();
-        for worker in &lanes.quick {
-            assert_eq!(worker.connections.load(Ordering::Relaxed), 3);
+        let claims: Vec<_> = (0..lanes.width * 3).map(|_| lanes.claim()).collect();
+        assert_eq!(lanes.quick().len(), lanes.width);
+        for worker in &*lanes.quick() {
+            assert_eq!(worker.connections(), 3);
         }
         drop(claims);
-        assert_eq!(lanes.quick[0].connections.load(Ordering::Relaxed), 0);
+        assert_eq!(lanes.quick()[0].connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_connection_after_the_other_needs_one_thread() {
+        let lanes = Lanes::start().unwrap();
+        for _ in 0..lanes.width + 1 {
+            drop(lanes.claim());
+        }
+        assert_eq!(lanes.quick().len(), 1);
     }
 
     #[tokio::test]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use hearth_contract::FunctionKey;
+use hearth_contract::proto::Placement;
 use prometheus::{
-    HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
-    histogram_opts,
+    GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets, histogram_opts,
 };
 
 use crate::limits::MemoryBudget;
@@ -20,6 +22,9 @@ pub struct Metrics {
     pub(crate) queued: IntGaugeVec,
     pub(crate) refill_failures: IntCounterVec,
     pub(crate) dropped_lines: IntCounterVec,
+    pull: GaugeVec,
+    compile: GaugeVec,
+    artifact: IntGaugeVec,
     memory: IntGauge,
 }
 
@@ -74,6 +79,27 @@ impl Metrics {
             ),
             &function,
         );
+        let pull = GaugeVec::new(
+            Opts::new(
+                "hearth_bundle_pull_seconds",
+                "Time that pulling the function's bundle took on this node; 0 when it was there",
+            ),
+            &function,
+        );
+        let compile = GaugeVec::new(
+            Opts::new(
+                "hearth_bundle_compile_seconds",
+                "Time that compiling the function's bundle took on this node; 0 when it was compiled before",
+            ),
+            &function,
+        );
+        let artifact = IntGaugeVec::new(
+            Opts::new(
+                "hearth_bundle_artifact_bytes",
+                "Size of the function's compiled bundle on this node, in bytes",
+            ),
+            &function,
+        );
         let memory = IntGauge::new(
             "hearth_linear_memory_bytes",
             "Linear memory that all instances hold now, in bytes",
@@ -87,6 +113,9 @@ impl Metrics {
             queued: queued.expect("valid name"),
             refill_failures: refill_failures.expect("valid name"),
             dropped_lines: dropped_lines.expect("valid name"),
+            pull: pull.expect("valid name"),
+            compile: compile.expect("valid name"),
+            artifact: artifact.expect("valid name"),
             memory: memory.expect("valid name"),
         };
         metrics.register();
@@ -94,18 +123,35 @@ impl Metrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 7] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 10] = [
             Box::new(self.calls.clone()),
             Box::new(self.duration.clone()),
             Box::new(self.instances.clone()),
             Box::new(self.queued.clone()),
             Box::new(self.refill_failures.clone()),
             Box::new(self.dropped_lines.clone()),
+            Box::new(self.pull.clone()),
+            Box::new(self.compile.clone()),
+            Box::new(self.artifact.clone()),
             Box::new(self.memory.clone()),
         ];
         for collector in collectors {
             self.registry.register(collector).expect("the names differ");
         }
+    }
+
+    /// Says what it took to have a function's bundle here.
+    pub(crate) fn placed(&self, key: &FunctionKey, placement: &Placement) {
+        let labels = [key.namespace.as_str(), key.name.as_str()];
+        let seconds = |milliseconds: u32| f64::from(milliseconds) / 1000.0;
+        let (pull, compile) = (
+            self.pull.with_label_values(&labels),
+            self.compile.with_label_values(&labels),
+        );
+        pull.set(seconds(placement.pull_ms));
+        compile.set(seconds(placement.compile_ms));
+        let bytes = i64::try_from(placement.artifact_bytes).unwrap_or(i64::MAX);
+        self.artifact.with_label_values(&labels).set(bytes);
     }
 
     /// The text that `/metrics` answers.
@@ -118,13 +164,18 @@ impl Metrics {
     }
 
     /// Forgets a function's gauges; its counters stay until the process ends, so that no increase is lost.
-    pub(crate) fn forget(&self, namespace: &str, function: &str) {
+    pub(crate) fn forget(&self, key: &FunctionKey) {
+        let (namespace, function) = (key.namespace.as_str(), key.name.as_str());
         for state in ["warm", "in_use"] {
             // An error only says that it was never there.
             let _ = self
                 .instances
                 .remove_label_values(&[namespace, function, state]);
         }
-        let _ = self.queued.remove_label_values(&[namespace, function]);
+        let labels = [namespace, function];
+        let _ = self.queued.remove_label_values(&labels);
+        let _ = self.pull.remove_label_values(&labels);
+        let _ = self.compile.remove_label_values(&labels);
+        let _ = self.artifact.remove_label_values(&labels);
     }
 }

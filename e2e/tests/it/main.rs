@@ -73,6 +73,13 @@ fn main() -> ExitCode {
         hostile::a_hoarding_guest_is_cut,
         hostile::a_guest_that_never_answers_is_cut,
         hostile::more_calls_than_allowed_are_refused,
+        hostile::a_recursing_guest_is_cut,
+        hostile::a_guest_that_computes_is_cut_at_its_processor_time,
+        hostile::requests_that_are_too_large_are_refused,
+        hostile::an_answer_is_cut_where_it_is_too_large,
+        hostile::calls_out_of_one_call_are_bounded,
+        hostile::a_flood_of_log_lines_is_cut_and_counted,
+        hostile::a_pod_that_is_short_of_memory_answers_so_and_lives,
     ))
     .chain(cases!("cli":
         cli::serve_answers_without_a_cluster,

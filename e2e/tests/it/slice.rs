@@ -33,6 +33,14 @@ pub(crate) async fn an_applied_function_answers_through_its_service(cx: &Cx) -> 
         "an answer of the guest carries no outcome: {answer:?}"
     );
 
+    let pods = cx.pool_pods().await?;
+    let pod = pods.first().context("a pool pod")?;
+    let labels = ["function=\"hello\""];
+    let bytes = cx
+        .metric(pod, METRICS, "hearth_bundle_artifact_bytes", &labels)
+        .await?;
+    ensure!(bytes > 0.0, "the artifact has {bytes} bytes");
+
     let status = function.status.context("a status")?;
     ensure!(status.observed_generation == function.metadata.generation);
     let digest = status

@@ -212,7 +212,11 @@ impl Engine {
             digest: "sha256:test".to_owned(),
             kind: proto::BundleKind::Http.into(),
             prefix_logs: true,
-            start: String::new(),
+            placement: Some(proto::Placement {
+                compile_ms: 1500,
+                ..proto::Placement::default()
+            }),
+            ..proto::Place::default()
         };
         let log = self.log_writer.as_fd();
         self.send(

@@ -47,6 +47,27 @@ async fn a_guest_that_computes_is_cut_at_its_processor_time() {
 }
 
 #[tokio::test]
+async fn a_guest_that_recurses_is_cut_at_its_stack() {
+    let mut engine = Engine::start().await;
+    let address = engine
+        .place(Guest::Mischief, function("deep", |_| {}))
+        .await;
+    let answer = get(address, "/recurse").await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (500, Some("trapped")),
+        "{}",
+        answer.body
+    );
+    engine
+        .report("deep", |report| ended(report, "trapped") == 1)
+        .await;
+    assert_eq!(get(address, "/").await.status, 200);
+    let log = engine.end().await;
+    assert!(log.contains("call stack exhausted"), "{log}");
+}
+
+#[tokio::test]
 async fn spinning_guests_leave_their_neighbours_the_cores() {
     let engine = Engine::start().await;
     let bad = engine

@@ -40,6 +40,7 @@ async fn a_placed_function_answers_and_reports_what_is_warm() {
     for line in [
         "hearth_instances{function=\"hello\",namespace=\"test\",state=\"warm\"} 8",
         "hearth_calls_total{function=\"hello\",namespace=\"test\",outcome=\"answered\",start=\"",
+        "hearth_bundle_compile_seconds{function=\"hello\",namespace=\"test\"} 1.5",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
@@ -247,10 +248,10 @@ async fn a_new_generation_takes_over_and_a_removed_function_is_gone() {
         "the socket is still open"
     );
     let metrics = get(engine.metrics, "/metrics").await.body;
-    assert!(
-        !metrics.contains("hearth_instances{function=\"f\""),
-        "{metrics}"
-    );
+    for gauge in ["hearth_instances", "hearth_bundle_compile_seconds"] {
+        let gone = format!("{gauge}{{function=\"f\"");
+        assert!(!metrics.contains(&gone), "{metrics}");
+    }
     engine.end().await;
 }
 

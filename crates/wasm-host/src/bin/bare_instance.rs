@@ -19,8 +19,8 @@ async fn main() -> wasmtime::Result<()> {
     let count = words.next().context(usage)?.parse::<u32>().context(usage)?;
     let file = File::open(&path).context(path)?;
     let engine = Engine::new(EngineSettings::default())?;
-    let artifact = Artifact::map(&engine, &file.into())?;
-    let component = artifact.component();
+    let artifact = Artifact::of(file.into());
+    let component = artifact.component(&engine)?;
     let mut linker = Linker::<()>::new(component.engine());
     // Nothing is imported that start-up code of the measured guest calls.
     linker.define_unknown_imports_as_traps(component)?;

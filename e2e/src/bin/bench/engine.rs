@@ -7,6 +7,7 @@
 mod bars;
 mod calls;
 mod control;
+mod fairness;
 mod lru;
 mod many;
 mod memory;
@@ -70,6 +71,16 @@ impl Setup {
         })
     }
 
+    /// A test guest, compiled.
+    async fn compiled(&self, guest: &str) -> Result<Artifact> {
+        let component = self.component.with_file_name(format!("{guest}.wasm"));
+        let artifact = self
+            .artifact
+            .path()
+            .with_file_name(format!("{guest}.artifact"));
+        Artifact::compile(&self.program("hearth-engine"), &component, artifact).await
+    }
+
     /// A program of ours. They are built together, so they lie beside this one.
     fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
@@ -85,6 +96,7 @@ pub(crate) async fn run(plot: Option<&Path>, say: impl Fn(&Figure)) -> Result<()
     say(&[starts::warm_instances(&setup).await?]);
     say(&memory::of_instances(&setup).await?);
     say(&[memory::shared(&setup).await?]);
+    say(&fairness::run(&setup).await?);
     // Last: not every machine allows what it needs.
     say(&many::run(&setup).await?);
     Ok(())

@@ -63,6 +63,18 @@ impl Artifact {
         }
     }
 
+    /// The same bytes as another file, as if they were of another bundle.
+    pub(crate) fn copy(&self, name: &str) -> Result<Self> {
+        let path = self.path.with_file_name(name);
+        std::fs::copy(&self.path, &path).with_context(|| format!("write {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Removes the file; who has it mapped keeps it.
+    pub(crate) fn remove(self) -> Result<()> {
+        std::fs::remove_file(&self.path).with_context(|| format!("remove {}", self.path.display()))
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -156,7 +168,7 @@ impl Engine {
             digest: "sha256:bench".to_owned(),
             kind: proto::BundleKind::Http.into(),
             prefix_logs: true,
-            start: String::new(),
+            ..proto::Place::default()
         };
         let log = self.log.as_fd();
         let descriptors = [artifact.as_fd(), listener.as_fd(), log, log];

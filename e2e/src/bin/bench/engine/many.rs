@@ -27,8 +27,10 @@ const EACH: Duration = Duration::from_secs(3);
 const OPEN: usize = 32;
 /// Of the draws: the same functions are called in every run.
 const SEED: u64 = 1;
-/// Open files of the engine for each function: its socket and its artifact.
-const FILES: usize = 2;
+/// Functions with a bundle each.
+const BUNDLES: usize = 1_000;
+/// Open files of the engine for each function: its socket.
+const FILES: usize = 1;
 /// And for everything else: connections, and what comes with a placement and goes again.
 const MORE_FILES: usize = 1_000;
 
@@ -63,7 +65,7 @@ pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
     let (names, addresses) = register(&mut engine, setup).await?;
     let all = smaps::settled(process).await?;
     let memory = figure(
-        format!("memory of a function without instances, mean of {FUNCTIONS}"),
+        format!("memory of a function without instances, mean of {FUNCTIONS} of one bundle"),
         smaps::growth(none, all, FUNCTIONS),
         "KB",
         None,
@@ -91,7 +93,31 @@ pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
         Some(("one function", theirs)),
         Aim::RatioAtMost(3.0),
     );
-    Ok(vec![memory, calls])
+    Ok(vec![memory, of_bundles(setup).await?, calls])
+}
+
+/// What a function costs that brings its own bundle.
+async fn of_bundles(setup: &Setup) -> Result<Figure> {
+    let mut engine = Engine::start(&setup.program("hearth-engine")).await?;
+    let process = engine.process()?;
+    let none = smaps::settled(process).await?;
+    let names: Vec<String> = (0..BUNDLES).map(|number| format!("b{number}")).collect();
+    for name in &names {
+        let artifact = setup.artifact.copy(name)?;
+        let placed = engine.serve(function(name, 0), &artifact).await;
+        artifact.remove()?;
+        placed?;
+    }
+    engine.reported(&names, |_| true).await?;
+    let all = smaps::settled(process).await?;
+    engine.end().await?;
+    Ok(figure(
+        format!("the same, mean of {BUNDLES} of a bundle each"),
+        smaps::growth(none, all, BUNDLES),
+        "KB",
+        None,
+        Aim::AtMost(20.0),
+    ))
 }
 
 /// Medians over the rounds of [`p99`], of many functions and of one.
