@@ -374,11 +374,16 @@ async fn write_status(
         function.namespace().unwrap_or_default()
     ));
     if let (None, Some(digest)) = (world::pinned(function), seen.digest()) {
-        status.bundle = Some(BundleStatus {
-            generation: function.metadata.generation,
-            image: Some(function.spec.bundle.image.clone()),
-            digest: Some(digest),
+        let is_known = before.bundle.as_ref().is_some_and(|bundle| {
+            bundle.digest.as_ref() == Some(&digest) && bundle.image == function.spec.bundle.image
         });
+        if !is_known {
+            status.bundle = Some(BundleStatus {
+                generation: function.metadata.generation,
+                image: function.spec.bundle.image.clone(),
+                digest: Some(digest),
+            });
+        }
     }
     if status == before {
         return Ok(());

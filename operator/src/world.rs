@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_api::v1alpha1::{AgentFunction, AgentPool, Isolation};
-use hearth_api::{DEFAULT_POOL, convert};
+use hearth_api::convert::{self, Bundle};
+use hearth_api::DEFAULT_POOL;
 use hearth_contract::{FUNCTION_PORTS, proto};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -252,11 +253,21 @@ pub(crate) fn pool_name(function: &AgentFunction) -> &str {
 /// What a pod is told of a function; nothing when its spec cannot be used, which a condition says.
 fn placed(function: &AgentFunction, assignment: plan::Assignment) -> Option<proto::PlacedFunction> {
     let converted = convert::function(function, assignment.target).ok()?;
-    Some(proto::PlacedFunction {
+    let placed = proto::PlacedFunction {
         function: Some(converted.into()),
-        image: function.spec.bundle.image.clone(),
-        digest: pinned(function).unwrap_or_default(),
         port: assignment.port.into(),
+        ..proto::PlacedFunction::default()
+    };
+    Some(match convert::bundle(&function.spec).ok()? {
+        Bundle::Image(image) => proto::PlacedFunction {
+            image: image.to_owned(),
+            digest: pinned(function).unwrap_or_default(),
+            ..placed
+        },
+        Bundle::JavaScript(code) => proto::PlacedFunction {
+            javascript: code.to_owned(),
+            ..placed
+        },
     })
 }
 
@@ -266,5 +277,5 @@ pub(crate) fn pinned(function: &AgentFunction) -> Option<String> {
     bundle
         .digest
         .clone()
-        .filter(|_| bundle.image.as_deref() == Some(&function.spec.bundle.image))
+        .filter(|_| bundle.image.is_some() && bundle.image == function.spec.bundle.image)
 }

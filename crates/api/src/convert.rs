@@ -23,9 +23,33 @@ pub enum InvalidSpec {
         /// What is wrong with it.
         problem: String,
     },
+    /// Nothing to run, or two things.
+    #[error("spec.bundle has either an image or source")]
+    Bundle,
     /// An egress rule cannot be read.
     #[error("spec.egress.allow: {0}")]
     Egress(#[from] hearth_contract::egress::InvalidRule),
+}
+
+/// What a function runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bundle<'a> {
+    /// Reference of an image.
+    Image(&'a str),
+    /// One ES module.
+    JavaScript(&'a str),
+}
+
+/// What a spec names to run.
+///
+/// # Errors
+/// When it names nothing, or more than one thing.
+pub fn bundle(spec: &AgentFunctionSpec) -> Result<Bundle<'_>, InvalidSpec> {
+    match (&spec.bundle.image, &spec.bundle.source) {
+        (Some(image), None) => Ok(Bundle::Image(image)),
+        (None, Some(source)) => Ok(Bundle::JavaScript(&source.javascript)),
+        _ => Err(InvalidSpec::Bundle),
+    }
 }
 
 /// Warm instances that a spec asks for.
@@ -46,6 +70,7 @@ pub fn service_port(spec: &AgentFunctionSpec) -> i32 {
 /// # Errors
 /// Names the field that cannot be used.
 pub fn function(object: &AgentFunction, target: u32) -> Result<Function, InvalidSpec> {
+    bundle(&object.spec)?;
     let metadata = &object.metadata;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let egress = object.spec.egress.iter().flat_map(|egress| &egress.allow);
@@ -208,6 +233,20 @@ mod tests {
             "apiVersion: hearth.dev/v1alpha1\nkind: AgentFunction\nmetadata: {{name: f, namespace: n, uid: u, generation: 3}}\nspec: {{bundle: {{image: a}}, {spec}}}"
         );
         serde_yaml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_bundle_is_one_thing() {
+        let spec = |bundle: &str| -> AgentFunctionSpec {
+            serde_yaml::from_str(&format!("bundle: {bundle}")).unwrap()
+        };
+        let image = spec("{image: a}");
+        assert_eq!(bundle(&image), Ok(Bundle::Image("a")));
+        let source = spec("{source: {javascript: b}}");
+        assert_eq!(bundle(&source), Ok(Bundle::JavaScript("b")));
+        for wrong in ["{}", "{image: a, source: {javascript: b}}"] {
+            assert_eq!(bundle(&spec(wrong)), Err(InvalidSpec::Bundle));
+        }
     }
 
     #[test]

@@ -29,8 +29,8 @@ const COLLECT: Duration = Duration::from_millis(10);
 const AT_LEAST: Duration = Duration::from_secs(10);
 /// Reports that wait for a slow operator; more are not made, the next one holds what they would have said.
 const QUEUE: usize = 4;
-/// Largest message from the operator: thousands of functions.
-const MESSAGE_BYTES: usize = 32 << 20;
+/// Largest message from the operator: thousands of functions, some with their code.
+const MESSAGE_BYTES: usize = 512 << 20;
 /// Largest token, in bytes.
 const TOKEN_BYTES: u64 = 64 << 10;
 

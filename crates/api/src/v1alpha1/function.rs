@@ -73,20 +73,35 @@ pub struct AgentFunctionSpec {
     pub service: Option<ServiceSpec>,
 }
 
-/// What runs.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+/// What runs: an image, or source.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.image) != has(self.source)")
+    .message("a bundle has either an image or source"))]
 pub struct Bundle {
     /// Reference of an OCI image that holds one .wasm file, or of a wasm OCI artifact. A tag is resolved to a digest once,
     /// when this field changes; all pods then run that digest. As with a pod's image, a node that has the tag already takes
-    /// what it has, and the registry is asked otherwise; for the tag `latest` it is always asked.
+    /// what it has, and the registry is asked otherwise; for the tag `latest` it is always asked. Unset: see `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 512),
         regex(
             pattern = r"^[a-zA-Z0-9][a-zA-Z0-9._\-]*(:[0-9]+)?(/[a-zA-Z0-9._\-]+)*(:[a-zA-Z0-9._\-]+)?(@sha256:[a-f0-9]{64})?$"
         )
     )]
-    pub image: String,
+    pub image: Option<String>,
+    /// Code that stands in the object itself. Unset: see `image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// Code that is evaluated by an environment that all functions of its language share.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// One ES module whose default export has a function `fetch(request, env, ctx)`, at most 256 KiB.
+    #[schemars(length(min = 1, max = 262_144))]
+    pub javascript: String,
 }
 
 /// Names an AgentPool of the same namespace.
@@ -257,10 +272,10 @@ pub struct BundleStatus {
     /// Generation of the spec for which the image was resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
-    /// The image that was resolved.
+    /// The image that was resolved. Unset for source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Digest of the image's manifest, `sha256:…`.
+    /// Digest of the image's manifest, or of the source: `sha256:…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }

@@ -60,6 +60,21 @@ fn names() {
 }
 
 #[test]
+fn bundles() {
+    let problem = Some("either an image or source");
+    for (bundle, expected) in [
+        ("{image: a}", None),
+        ("{source: {javascript: 'export default {}'}}", None),
+        ("{}", problem),
+        ("{image: a, source: {javascript: b}}", problem),
+    ] {
+        let spec = format!("{{bundle: {bundle}}}");
+        let got = refusal::<AgentFunction>("AgentFunction", "a", &spec);
+        check(got, expected, bundle);
+    }
+}
+
+#[test]
 fn limits() {
     for (limits, expected) in [
         ("{}", None),
