@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use hearth_api::convert;
+use hearth_api::convert::{self, Bundle};
 use hearth_contract::egress::EgressRule;
 use hearth_contract::proto::Placement;
 use hearth_contract::{Function, FunctionKey, Limits};
@@ -161,13 +161,15 @@ impl Serve {
         let object = manifest::read(&self.path)?;
         let function = convert::function(&object, convert::replicas(&object.spec))
             .with_context(|| path.to_string())?;
-        let Some(bundle) = &self.bundle else {
-            bail!(
-                "{path} names the image {}, which is not pulled here; give its component with --bundle FILE.wasm",
-                object.spec.bundle.image
-            );
-        };
-        Ok((function, bundle.clone()))
+        match (&self.bundle, convert::bundle(&object.spec)?) {
+            (Some(bundle), Bundle::Image(_)) => Ok((function, bundle.clone())),
+            (None, Bundle::Image(image)) => bail!(
+                "{path} names the image {image}, which is not pulled here; give its component with --bundle FILE.wasm",
+            ),
+            (_, Bundle::JavaScript(_)) => bail!(
+                "{path} has its code in itself, which runs on a cluster only: kubectl apply it there",
+            ),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::control::{Artifact, Engine, function};
+use super::control::{Engine, function};
 use super::{ROUNDS, Setup, figure};
 
 /// Functions of the engine, the two that are called among them.
