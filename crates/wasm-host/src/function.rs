@@ -9,10 +9,13 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use wasmtime_wasi_http::handler::ProxyPre;
+use wasmtime::Store;
+use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::bindings;
 
 use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
+use crate::javascript::{Environment, LoadError, Module};
 use crate::lanes::{Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
@@ -34,6 +37,7 @@ pub struct HostedFunction {
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
     pre: ProxyPre<instance::State>,
+    code: Option<Code>,
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
@@ -48,7 +52,7 @@ pub struct HostedFunction {
     called: AtomicU64,
     /// The word under which the first call is counted, until it came.
     first: Mutex<Option<StartKind>>,
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<(FailureReason, String)>>,
     /// It was told that a report would say something new, and none was made since.
     is_changed: AtomicBool,
     /// What was reported last, and when.
@@ -56,6 +60,12 @@ pub struct HostedFunction {
     tally: Arc<Tally>,
     gauges: Gauges,
     ended: Ended,
+}
+
+/// The user's module of a function in JavaScript, and how its instances take it.
+pub(crate) struct Code {
+    pub(crate) environment: Environment,
+    pub(crate) module: Module,
 }
 
 #[derive(Default)]
@@ -124,6 +134,17 @@ pub(crate) enum StartError {
     Deadline,
     #[error("no instance could be made: {0:#}")]
     Failed(wasmtime::Error),
+    #[error(transparent)]
+    Load(LoadError),
+}
+
+impl StartError {
+    fn reason(&self) -> FailureReason {
+        match self {
+            Self::Deadline | Self::Failed(_) => FailureReason::StartFailed,
+            Self::Load(_) => FailureReason::LoadFailed,
+        }
+    }
 }
 
 /// A place among the function's concurrent calls; leaving it is dropping it.
@@ -182,6 +203,7 @@ impl HostedFunction {
         shared: Arc<Shared>,
         grants: Grants,
         pre: ProxyPre<instance::State>,
+        code: Option<Code>,
         first: Option<StartKind>,
         tally: Arc<Tally>,
     ) -> Arc<Self> {
@@ -207,6 +229,7 @@ impl HostedFunction {
             shared,
             grants,
             pre,
+            code,
             pool: Mutex::new(Pool {
                 counts,
                 ..Pool::default()
@@ -469,19 +492,44 @@ impl HostedFunction {
         };
         let mut store = instance::store(engine, &self.spec, &self.grants);
         store.data_mut().limiter.is_called = is_called;
-        let work = metered(self.pre.instantiate_async(&mut store), spent, bound);
+        let work = metered(self.start(&mut store), spent, bound);
         let made = tokio::time::timeout(bound, work).await;
         match made {
-            Ok(Ok(Ok(proxy))) => Ok(Instance {
+            Ok(Ok(Ok(Ok(proxy)))) => Ok(Instance {
                 store,
                 proxy,
                 made: Instant::now(),
                 calls: 0,
                 lent: None,
             }),
+            Ok(Ok(Ok(Err(error)))) => Err(StartError::Load(error)),
             Ok(Ok(Err(error))) => Err(StartError::Failed(error)),
             Ok(Err(Overspent)) | Err(_) => Err(StartError::Deadline),
         }
+    }
+
+    /// Makes an instance, and evaluates the user's module in it where there is one.
+    async fn start(
+        &self,
+        store: &mut Store<instance::State>,
+    ) -> wasmtime::Result<Result<Proxy, LoadError>> {
+        let (Some(code), ProxyPre::P2(pre)) = (&self.code, &self.pre) else {
+            return Ok(Ok(self.pre.instantiate_async(store).await?));
+        };
+        let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
+        let Code {
+            environment,
+            module,
+        } = code;
+        if let Err(error) = environment.load(store, &instance, module).await? {
+            return Ok(Err(error));
+        }
+        Ok(Ok(Proxy::P2(bindings::Proxy::new(store, &instance)?)))
+    }
+
+    /// Whether the function's code is JavaScript.
+    pub(crate) fn is_javascript(&self) -> bool {
+        self.code.is_some()
     }
 
     /// Sees to it that a task keeps the pool at its target; one that is there will see the need.
@@ -522,7 +570,7 @@ impl HostedFunction {
                     self.keep(instance);
                 }
                 Err(error) => {
-                    self.give_up_one(&error.to_string());
+                    self.give_up_one(&error);
                     self.is_pausing.store(true, Ordering::Relaxed);
                     let ended = self.retired.cancelled();
                     let is_retired = tokio::time::timeout(pause, ended).await.is_ok();
@@ -558,7 +606,8 @@ impl HostedFunction {
         self.note_change();
     }
 
-    fn give_up_one(self: &Arc<Self>, problem: &str) {
+    fn give_up_one(self: &Arc<Self>, error: &StartError) {
+        let problem = error.to_string();
         self.pool().counts.failed();
         let labels = [
             self.spec.key.namespace.as_str(),
@@ -572,11 +621,11 @@ impl HostedFunction {
         self.grants
             .stderr
             .note(&format!("a warm instance could not be made: {problem}"));
-        self.set_failure(Some(brief(problem.to_owned())));
+        self.set_failure(Some((error.reason(), brief(problem))));
         self.note_change();
     }
 
-    fn set_failure(&self, failure: Option<String>) {
+    fn set_failure(&self, failure: Option<(FailureReason, String)>) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
@@ -599,8 +648,8 @@ impl HostedFunction {
             r#ref: Some(self.spec.key.clone().into()),
             generation: self.spec.generation,
             state: state.into(),
-            failure: failure.map(|message| proto::Failure {
-                reason: FailureReason::StartFailed.as_str().to_owned(),
+            failure: failure.map(|(reason, message)| proto::Failure {
+                reason: reason.as_str().to_owned(),
                 message,
             }),
             digest: self.digest.clone(),

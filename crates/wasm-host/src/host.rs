@@ -16,8 +16,9 @@ use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
 use crate::capability::names::Names;
 use crate::engine::Engine;
-use crate::function::{HostedFunction, Tally};
+use crate::function::{Code, HostedFunction, Tally};
 use crate::instance::{self, Grants, Linked, Linkers};
+use crate::javascript::Module;
 use crate::lanes::Lanes;
 use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
@@ -120,6 +121,8 @@ pub struct Placed<'a> {
     pub digest: String,
     /// The compiled bundle.
     pub artifact: &'a Artifact,
+    /// The user's module, where the bundle is the JavaScript environment.
+    pub module: Option<Module>,
     /// The socket that callers reach.
     pub listener: std::net::TcpListener,
     /// Standard output; a pipe that does not block.
@@ -146,6 +149,12 @@ pub enum PlaceError {
     /// It is no command.
     #[error("the component exports no wasi:cli/run")]
     NoCommand,
+    /// It is the JavaScript environment, and there is no code for it.
+    #[error("the component is the JavaScript environment, which answers no calls without a module")]
+    NoModule,
+    /// There is code, and the component cannot run it.
+    #[error("the component is not the JavaScript environment, which alone runs a module")]
+    NoEnvironment,
     /// The socket cannot be used.
     #[error("the listening socket cannot be used: {0}")]
     Socket(#[from] std::io::Error),
@@ -262,8 +271,17 @@ impl Host {
     /// Says why not; what was placed before stays.
     pub fn place(&self, placed: Placed<'_>) -> Result<Arc<HostedFunction>, PlaceError> {
         let linked = self.link(placed.artifact)?;
-        let Linked::Http(pre) = linked else {
+        let Linked::Http(pre, environment) = linked else {
             return Err(PlaceError::Command);
+        };
+        let code = match (environment, placed.module) {
+            (Some(environment), Some(module)) => Some(Code {
+                environment,
+                module,
+            }),
+            (None, None) => None,
+            (Some(_), None) => return Err(PlaceError::NoModule),
+            (None, Some(_)) => return Err(PlaceError::NoEnvironment),
         };
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
@@ -286,6 +304,7 @@ impl Host {
             self.shared.clone(),
             grants,
             pre,
+            code,
             placed.first,
             tally.clone(),
         );

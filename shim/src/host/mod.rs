@@ -466,6 +466,7 @@ impl Actor {
             kind: prepared.kind.into(),
             prefix_logs: self.prefix_logs,
             start: start.as_str().to_owned(),
+            module: String::new(),
         });
         self.tell(message, descriptors);
         if let Some(slot) = self.slots.get_mut(uid) {

@@ -157,6 +157,7 @@ impl Engine {
             kind: proto::BundleKind::Http.into(),
             prefix_logs: true,
             start: String::new(),
+            module: String::new(),
         };
         let log = self.log.as_fd();
         let descriptors = [artifact.as_fd(), listener.as_fd(), log, log];
