@@ -1,4 +1,4 @@
-//! `hearth serve PATH`: a .wasm file, or an AgentFunction manifest together with its bundle.
+//! `hearth serve PATH`: a .wasm file, a JavaScript module, or an AgentFunction manifest together with its bundle.
 
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
@@ -13,11 +13,15 @@ use hearth_contract::egress::EgressRule;
 use hearth_contract::proto::Placement;
 use hearth_contract::{Function, FunctionKey, Limits};
 use hearth_wasm_host::capability::names::Names;
+use hearth_wasm_host::javascript::{MAX_SOURCE_BYTES, Module};
 use hearth_wasm_host::{
     Artifact, BundleKind, Engine, EngineSettings, Host, HostSettings, Placed, compile,
 };
 
 use crate::manifest;
+
+/// The component that runs JavaScript, beside this program.
+const ENVIRONMENT: &str = "hearth-javascript.wasm";
 
 /// How long calls may take to end after Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -25,14 +29,18 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Answer HTTP calls with an agent, here and now.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  hearth serve hello.wasm\n  hearth serve agentfunction.yaml --bundle agent.wasm --egress http://localhost:9000"
+    after_help = "Examples:\n  hearth serve hello.wasm\n  hearth serve agent.js\n  hearth serve agentfunction.yaml --bundle agent.wasm --egress http://localhost:9000"
 )]
 pub(crate) struct Serve {
-    /// A component (.wasm), or an AgentFunction manifest (.yaml), whose bundle --bundle names.
+    /// A component (.wasm), a JavaScript module (.js or .mjs), or an AgentFunction manifest (.yaml), whose bundle --bundle
+    /// names.
     path: PathBuf,
-    /// The component of the manifest's bundle: an image is not pulled here.
+    /// The component or the module of the manifest's bundle: an image is not pulled here.
     #[arg(long)]
     bundle: Option<PathBuf>,
+    /// The component that runs JavaScript. Unset: hearth-javascript.wasm beside this program.
+    #[arg(long, env = "HEARTH_JAVASCRIPT", value_name = "FILE")]
+    javascript: Option<PathBuf>,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     address: IpAddr,
@@ -56,11 +64,19 @@ impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let started = Instant::now();
         let (function, bundle) = self.function()?;
-        let bytes = std::fs::read(&bundle).with_context(|| {
-            format!(
+        let (component, module) = match is_javascript(&bundle) {
+            true => (self.environment()?, Some(read_module(&bundle)?)),
+            false => (bundle, None),
+        };
+        let bytes = std::fs::read(&component).with_context(|| match module {
+            Some(_) => format!(
+                "read {}; the program that runs JavaScript is missing, name it with --javascript",
+                component.display()
+            ),
+            None => format!(
                 "read {}; name the agent's component, a .wasm file",
-                bundle.display()
-            )
+                component.display()
+            ),
         })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -71,12 +87,12 @@ impl Serve {
             if bytes.len() > 1 << 20 {
                 eprintln!(
                     "compiling {} ({} MB) …",
-                    bundle.display(),
+                    component.display(),
                     bytes.len() >> 20
                 );
             }
-            let compiled =
-                compile::compile(&engine, &bytes).with_context(|| bundle.display().to_string())?;
+            let compiled = compile::compile(&engine, &bytes)
+                .with_context(|| component.display().to_string())?;
             let artifact = Artifact::from_compiled(&engine, &compiled)
                 .map_err(|error| anyhow::anyhow!("{error:#}"))?;
             let artifact = Arc::new(artifact);
@@ -110,6 +126,7 @@ impl Serve {
                 function,
                 digest,
                 artifact,
+                module,
                 listener,
                 stdout,
                 stderr,
@@ -156,6 +173,14 @@ impl Serve {
         Ok((function, bundle))
     }
 
+    /// The component that runs JavaScript.
+    fn environment(&self) -> Result<PathBuf> {
+        match &self.javascript {
+            Some(path) => Ok(path.clone()),
+            None => Ok(std::env::current_exe()?.with_file_name(ENVIRONMENT)),
+        }
+    }
+
     fn manifest(&self) -> Result<(Function, PathBuf)> {
         let path = self.path.display();
         let object = manifest::read(&self.path)?;
@@ -164,13 +189,38 @@ impl Serve {
         match (&self.bundle, convert::bundle(&object.spec)?) {
             (Some(bundle), Bundle::Image(_)) => Ok((function, bundle.clone())),
             (None, Bundle::Image(image)) => bail!(
-                "{path} names the image {image}, which is not pulled here; give its component with --bundle FILE.wasm",
+                "{path} names the image {image}, which is not pulled here; give its component or module with --bundle FILE",
             ),
             (_, Bundle::JavaScript(_)) => bail!(
                 "{path} has its code in itself, which runs on a cluster only: kubectl apply it there",
             ),
         }
     }
+}
+
+/// Whether a bundle is a module, by the end of its name.
+fn is_javascript(bundle: &Path) -> bool {
+    bundle
+        .extension()
+        .is_some_and(|end| end == "js" || end == "mjs")
+}
+
+/// A module, under the name of its file.
+fn read_module(path: &Path) -> Result<Module> {
+    let source =
+        std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    if source.len() > MAX_SOURCE_BYTES {
+        bail!(
+            "{} has {} bytes; a module has at most {MAX_SOURCE_BYTES}",
+            path.display(),
+            source.len()
+        );
+    }
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    Ok(Module {
+        name: name.to_string_lossy().into_owned(),
+        source,
+    })
 }
 
 fn plain(path: &Path) -> Function {
@@ -203,6 +253,7 @@ mod tests {
         Serve {
             path: path.into(),
             bundle: bundle.map(Into::into),
+            javascript: None,
             address: [127, 0, 0, 1].into(),
             port: 0,
             env: vec![("GREETING".to_owned(), "Moin".to_owned())],

@@ -1,8 +1,10 @@
 //! The engine's side of the control socket: messages in, the host told, reports out.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use hearth_contract::channel::{Channel, PACKET_BYTES};
 use hearth_contract::proto::{self, from_engine, to_engine};
 use hearth_contract::{FailureReason, Function, StartKind, brief};
 use hearth_wasm_host::capability::names::Names;
+use hearth_wasm_host::javascript::{MAX_SOURCE_BYTES, Module};
 use hearth_wasm_host::{
     Artifact, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
 };
@@ -315,13 +318,20 @@ impl Rim {
         &self,
         function: Function,
         place: &proto::Place,
-        descriptors: Vec<OwnedFd>,
+        mut descriptors: Vec<OwnedFd>,
     ) -> Result<(), (FailureReason, String)> {
         let fault = |problem: String| (FailureReason::NodeFault, problem);
+        let source = match place.module.is_empty() {
+            true => None,
+            false => descriptors.pop(),
+        };
+        let module = source
+            .map(|source| read_module(&place.module, source))
+            .transpose()?;
         let [artifact, listener, stdout, stderr] =
             <[OwnedFd; 4]>::try_from(descriptors).map_err(|got| {
                 fault(format!(
-                    "a function needs 4 descriptors and came with {}",
+                    "a function needs 4 descriptors, and one for its module, and came with {}",
                     got.len()
                 ))
             })?;
@@ -337,6 +347,7 @@ impl Rim {
             function,
             digest: place.digest.clone(),
             artifact,
+            module,
             listener: TcpListener::from(listener),
             stdout: pipe(stdout)?,
             stderr: pipe(stderr)?,
@@ -348,9 +359,12 @@ impl Rim {
         match self.host.place(placed) {
             Ok(_) => Ok(()),
             Err(PlaceError::Bundle(error)) => Err((error.reason(), error.to_string())),
-            Err(error @ (PlaceError::Command | PlaceError::NoCommand)) => {
-                Err((FailureReason::NoEntryPoint, error.to_string()))
-            }
+            Err(
+                error @ (PlaceError::Command
+                | PlaceError::NoCommand
+                | PlaceError::NoModule
+                | PlaceError::NoEnvironment),
+            ) => Err((FailureReason::NoEntryPoint, error.to_string())),
             Err(error @ PlaceError::Socket(_)) => Err(fault(error.to_string())),
         }
     }
@@ -384,6 +398,30 @@ impl Rim {
         });
         Ok(())
     }
+}
+
+/// A function's module from the file that holds it.
+fn read_module(name: &str, source: OwnedFd) -> Result<Module, (FailureReason, String)> {
+    let file = File::from(source);
+    let fault = |error: std::io::Error| {
+        let problem = format!("the function's module cannot be read: {error}");
+        (FailureReason::NodeFault, problem)
+    };
+    let refused = |problem: String| (FailureReason::LoadFailed, problem);
+    let length = file.metadata().map_err(fault)?.len() as usize;
+    if length > MAX_SOURCE_BYTES {
+        let problem = format!("the module {name} has more than {MAX_SOURCE_BYTES} bytes");
+        return Err(refused(problem));
+    }
+    let mut bytes = vec![0; length];
+    // From its start: the position is shared with whoever passed the descriptor.
+    file.read_exact_at(&mut bytes, 0).map_err(fault)?;
+    let source = String::from_utf8(bytes)
+        .map_err(|error| refused(format!("the module {name} is not UTF-8: {error}")))?;
+    Ok(Module {
+        name: name.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

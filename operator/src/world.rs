@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hearth_api::v1alpha1::{AgentFunction, AgentPool, Isolation};
-use hearth_api::convert::{self, Bundle};
 use hearth_api::DEFAULT_POOL;
+use hearth_api::convert::{self, Bundle};
+use hearth_api::v1alpha1::{AgentFunction, AgentPool, Isolation};
 use hearth_contract::{FUNCTION_PORTS, proto};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;

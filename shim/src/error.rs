@@ -76,7 +76,8 @@ impl TaskError {
                 | FailureReason::InvalidBundle
                 | FailureReason::UnknownImport
                 | FailureReason::NoEntryPoint
-                | FailureReason::StartFailed => ttrpc::Code::FAILED_PRECONDITION,
+                | FailureReason::StartFailed
+                | FailureReason::LoadFailed => ttrpc::Code::FAILED_PRECONDITION,
             },
             Self::Node { .. } => ttrpc::Code::INTERNAL,
         }

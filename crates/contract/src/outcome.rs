@@ -37,6 +37,8 @@ words! {
         Answered = "answered",
         /// The guest trapped, or returned no answer at all.
         Trapped = "trapped",
+        /// The guest's JavaScript threw an exception that nobody caught.
+        Threw = "threw",
         /// The guest reached its memory limit and then ended without an answer.
         OutOfMemory = "out_of_memory",
         /// The deadline passed before the answer was complete.
@@ -51,6 +53,8 @@ words! {
         ResponseTooLarge = "response_too_large",
         /// No instance could be made for a reason that is not the guest's call: pool memory, start-up failure.
         Unavailable = "unavailable",
+        /// The function's JavaScript cannot be loaded: a syntax error, an exception when it is evaluated, or no handler.
+        LoadFailed = "load_failed",
         /// The caller went away first.
         ClientGone = "client_gone",
         /// The engine died with the call in it. Counted by the shim.
@@ -63,7 +67,11 @@ impl Outcome {
     pub const fn status(self) -> Option<u16> {
         match self {
             Self::Answered | Self::ClientGone => None,
-            Self::Trapped | Self::OutOfMemory | Self::ResponseTooLarge => Some(500),
+            Self::Trapped
+            | Self::Threw
+            | Self::OutOfMemory
+            | Self::ResponseTooLarge
+            | Self::LoadFailed => Some(500),
             Self::TooLarge => Some(413),
             Self::Overloaded | Self::Unavailable | Self::EngineLost => Some(503),
             Self::DeadlineExceeded | Self::CpuExceeded => Some(504),
@@ -108,6 +116,8 @@ words! {
         NodeFault = "NodeFault",
         /// The guest's start-up code failed, so no instance can be kept warm. Tried again.
         StartFailed = "StartFailed",
+        /// The function's JavaScript cannot be loaded; the message names file, line and column.
+        LoadFailed = "LoadFailed",
     }
 }
 

@@ -9,7 +9,10 @@ use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
     WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
-use wit_bindgen_core::{Files, wit_parser::Resolve};
+use wit_bindgen_core::{
+    Files,
+    wit_parser::{PackageId, Resolve},
+};
 use wit_component::ComponentEncoder;
 
 /// clang's first arguments. The sysroot is Debian's package wasi-libc. A memory that is large enough from the start does
@@ -41,7 +44,11 @@ pub(crate) fn http_component(root: &Path, source: &Path, wit: &str) -> Result<Ve
             .collect::<Result<Vec<_>, _>>()?,
     );
     cached(root, &inputs, |folder| {
-        for (name, bytes) in bindings(&wit)?.iter() {
+        let mut resolve = Resolve::default();
+        let (package, _) = resolve
+            .push_dir(&wit)
+            .with_context(|| format!("read {}", wit.display()))?;
+        for (name, bytes) in bindings((resolve, package), WORLD)?.iter() {
             std::fs::write(folder.join(name), bytes)?;
         }
         let module = folder.join("module.wasm");
@@ -57,7 +64,7 @@ pub(crate) fn http_component(root: &Path, source: &Path, wit: &str) -> Result<Ve
             .arg(folder.join(format!("{WORLD}_component_type.o")));
         clang.arg("-o").arg(&module);
         run(clang)?;
-        componentize(&module, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
+        adapted(&module, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
     })
 }
 
@@ -69,7 +76,7 @@ pub(crate) fn command_component(source: &Path) -> Result<Vec<u8>> {
         let mut clang = Command::new("clang-19");
         clang.args(CLANG).arg(source).arg("-o").arg(&module);
         run(clang)?;
-        componentize(&module, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)
+        adapted(&module, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)
     })
 }
 
@@ -78,12 +85,9 @@ pub(crate) fn text(source: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(source)?)
 }
 
-fn bindings(wit: &Path) -> Result<Files> {
-    let mut resolve = Resolve::default();
-    let (package, _) = resolve
-        .push_dir(wit)
-        .with_context(|| format!("read {}", wit.display()))?;
-    let world = resolve.select_world(&[package], Some(WORLD))?;
+/// C for the world `world` of a package.
+pub(crate) fn bindings((mut resolve, package): (Resolve, PackageId), world: &str) -> Result<Files> {
+    let world = resolve.select_world(&[package], Some(world))?;
     let mut files = Files::default();
     wit_bindgen_c::Opts::default()
         .build()
@@ -91,7 +95,8 @@ fn bindings(wit: &Path) -> Result<Files> {
     Ok(files)
 }
 
-fn componentize(module: &Path, adapter: &[u8]) -> Result<Vec<u8>> {
+/// A component of a module that imports preview 1.
+fn adapted(module: &Path, adapter: &[u8]) -> Result<Vec<u8>> {
     ComponentEncoder::default()
         .validate(true)
         .module(&std::fs::read(module)?)?
@@ -99,7 +104,15 @@ fn componentize(module: &Path, adapter: &[u8]) -> Result<Vec<u8>> {
         .encode()
 }
 
-fn run(mut clang: Command) -> Result<()> {
+/// A component of a module that imports nothing but its world.
+pub(crate) fn componentize(module: &[u8]) -> Result<Vec<u8>> {
+    ComponentEncoder::default()
+        .validate(true)
+        .module(module)?
+        .encode()
+}
+
+pub(crate) fn run(mut clang: Command) -> Result<()> {
     let output = clang.output().context(
         "clang-19 cannot be started; install Debian's clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32, as `cargo xtask up` does",
     )?;
@@ -113,7 +126,7 @@ fn run(mut clang: Command) -> Result<()> {
 }
 
 /// Builds in a folder named by the inputs' digest, unless that was done before.
-fn cached(
+pub(crate) fn cached(
     root: &Path,
     inputs: &[PathBuf],
     build: impl FnOnce(&Path) -> Result<Vec<u8>>,

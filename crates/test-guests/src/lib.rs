@@ -2,6 +2,7 @@
 //! written as text. Everything is built once and kept by the digest of its sources.
 
 mod build;
+mod environment;
 
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,14 @@ impl Guest {
         }
         .with_context(|| format!("build the guest {}", self.name()))
     }
+}
+
+/// The JavaScript environment (`js/`), built when it is not there yet.
+///
+/// # Errors
+/// When clang or wasi-libc are missing, the engine's source cannot be had, or the environment's own code fails.
+pub fn javascript_environment() -> Result<Vec<u8>> {
+    environment::component(&repository()).context("build the JavaScript environment")
 }
 
 /// The repository's root: this crate is only used inside it.

@@ -1,4 +1,4 @@
-//! Builds all guests and examples into a folder: `NAME.wasm` each.
+//! Builds all guests, examples and the JavaScript environment into a folder: `NAME.wasm` each.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,8 @@ fn main() -> Result<()> {
     for guest in Guest::ALL {
         write(&arguments.out, guest.name(), &guest.wasm()?)?;
     }
+    let environment = hearth_test_guests::javascript_environment()?;
+    write(&arguments.out, "hearth-javascript", &environment)?;
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut folders: Vec<_> = std::fs::read_dir(&examples)?.collect::<Result<Vec<_>, _>>()?;
     folders.sort_by_key(std::fs::DirEntry::file_name);

@@ -152,6 +152,10 @@ where
     let (instance, start) = activated.map_err(|error| match error {
         StartError::Deadline => (Outcome::DeadlineExceeded, error.to_string()),
         StartError::Failed(_) => (Outcome::Unavailable, error.to_string()),
+        StartError::Load(error) => {
+            function.grants.stderr.note(&error.to_string());
+            (Outcome::LoadFailed, sentence(Outcome::LoadFailed, limits))
+        }
     })?;
     // The first word about the start stands too.
     let _ = call.start.set(start);
@@ -199,6 +203,13 @@ where
                 }
                 AnswerBody::Left(body)
             }))
+        }
+        Ok(Err(_)) if call.too_large.load(Ordering::Relaxed) => {
+            Err((Outcome::TooLarge, sentence(Outcome::TooLarge, limits)))
+        }
+        // The environment answers so for what its code threw, which the log has told by now.
+        Ok(Err(_)) if function.is_javascript() => {
+            Err((Outcome::Threw, sentence(Outcome::Threw, limits)))
         }
         Ok(Err(error)) => Err((
             Outcome::Trapped,
@@ -285,6 +296,13 @@ fn sentence(outcome: Outcome, limits: &Limits) -> String {
             )
         }
         Outcome::OutOfMemory => "the guest reached its memory limit".to_owned(),
+        Outcome::Threw => {
+            "the code threw what nobody caught; the function's log tells what and where".to_owned()
+        }
+        Outcome::LoadFailed => {
+            "the function's code cannot be loaded; its log and its Ready condition tell why"
+                .to_owned()
+        }
         Outcome::TooLarge => "the request body is larger than the function accepts".to_owned(),
         _ => "the guest ended without an answer".to_owned(),
     }

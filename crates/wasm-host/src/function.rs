@@ -9,11 +9,14 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use wasmtime_wasi_http::handler::ProxyPre;
+use wasmtime::Store;
+use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::bindings;
 
 use crate::artifact::Artifact;
-use crate::host::{PlaceError, Shared};
-use crate::instance::{self, Grants, Instance, Linked};
+use crate::host::Shared;
+use crate::instance::{self, Grants, Instance};
+use crate::javascript::{Environment, LoadError, Module};
 use crate::lanes::{Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
@@ -35,6 +38,8 @@ pub struct HostedFunction {
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
     artifact: Arc<Artifact>,
+    /// The user's module, where the bundle is the JavaScript environment.
+    module: Option<Module>,
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
@@ -49,7 +54,7 @@ pub struct HostedFunction {
     called: AtomicU64,
     /// The word under which the first call is counted, until it came.
     first: Mutex<Option<StartKind>>,
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<(FailureReason, String)>>,
     /// It was told that a report would say something new, and none was made since.
     is_changed: AtomicBool,
     /// What was reported last, and when.
@@ -57,6 +62,12 @@ pub struct HostedFunction {
     tally: Arc<Tally>,
     gauges: Gauges,
     ended: Ended,
+}
+
+/// The user's module of a function in JavaScript, and how its instances take it.
+pub(crate) struct Code<'a> {
+    pub(crate) environment: &'a Environment,
+    pub(crate) module: &'a Module,
 }
 
 #[derive(Default)]
@@ -125,6 +136,34 @@ pub(crate) enum StartError {
     Deadline,
     #[error("no instance could be made: {0:#}")]
     Failed(wasmtime::Error),
+    #[error(transparent)]
+    Load(LoadError),
+}
+
+impl StartError {
+    fn reason(&self) -> FailureReason {
+        match self {
+            Self::Deadline | Self::Failed(_) => FailureReason::StartFailed,
+            Self::Load(_) => FailureReason::LoadFailed,
+        }
+    }
+}
+
+/// Makes an instance, and evaluates the user's module in it where there is one.
+async fn start(
+    pre: &ProxyPre<instance::State>,
+    code: Option<Code<'_>>,
+    store: &mut Store<instance::State>,
+) -> wasmtime::Result<Result<Proxy, LoadError>> {
+    let (Some(code), ProxyPre::P2(pre)) = (code, pre) else {
+        return Ok(Ok(pre.instantiate_async(store).await?));
+    };
+    let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
+    let loaded = code.environment.load(store, &instance, code.module).await?;
+    if let Err(error) = loaded {
+        return Ok(Err(error));
+    }
+    Ok(Ok(Proxy::P2(bindings::Proxy::new(store, &instance)?)))
 }
 
 /// A place among the function's concurrent calls; leaving it is dropping it.
@@ -182,7 +221,7 @@ impl HostedFunction {
         digest: String,
         shared: Arc<Shared>,
         grants: Grants,
-        artifact: Arc<Artifact>,
+        (artifact, module): (Arc<Artifact>, Option<Module>),
         first: Option<StartKind>,
         tally: Arc<Tally>,
     ) -> Arc<Self> {
@@ -208,6 +247,7 @@ impl HostedFunction {
             shared,
             grants,
             artifact,
+            module,
             pool: Mutex::new(Pool {
                 counts,
                 ..Pool::default()
@@ -464,33 +504,34 @@ impl HostedFunction {
     async fn instantiate(&self, spent: &Spent, is_called: bool) -> Result<Instance, StartError> {
         // Start-up code has the time of a call, and no more than refilling can spare.
         let bound = self.spec.limits.deadline.min(START);
-        let failed = |error: &dyn std::fmt::Display| {
-            StartError::Failed(wasmtime::Error::msg(error.to_string()))
-        };
-        let pre = match self.shared.link(&self.artifact) {
-            Ok(Linked::Http(pre)) => pre,
-            Ok(Linked::Command(_)) => return Err(failed(&PlaceError::Command)),
-            Err(error) => return Err(failed(&error)),
-        };
+        let callable = self.shared.callable(&self.artifact, self.module.as_ref());
+        let (pre, code) = callable
+            .map_err(|error| StartError::Failed(wasmtime::Error::msg(error.to_string())))?;
         let engine = match pre {
             ProxyPre::P2(pre) => pre.engine(),
             ProxyPre::P3(pre) => pre.engine(),
         };
         let mut store = instance::store(engine, &self.spec, &self.grants);
         store.data_mut().limiter.is_called = is_called;
-        let work = metered(pre.instantiate_async(&mut store), spent, bound);
+        let work = metered(start(pre, code, &mut store), spent, bound);
         let made = tokio::time::timeout(bound, work).await;
         match made {
-            Ok(Ok(Ok(proxy))) => Ok(Instance {
+            Ok(Ok(Ok(Ok(proxy)))) => Ok(Instance {
                 store,
                 proxy,
                 made: Instant::now(),
                 calls: 0,
                 lent: None,
             }),
+            Ok(Ok(Ok(Err(error)))) => Err(StartError::Load(error)),
             Ok(Ok(Err(error))) => Err(StartError::Failed(error)),
             Ok(Err(Overspent)) | Err(_) => Err(StartError::Deadline),
         }
+    }
+
+    /// Whether the function's code is JavaScript.
+    pub(crate) fn is_javascript(&self) -> bool {
+        self.module.is_some()
     }
 
     /// Sees to it that a task keeps the pool at its target; one that is there will see the need.
@@ -531,7 +572,7 @@ impl HostedFunction {
                     self.keep(instance);
                 }
                 Err(error) => {
-                    self.give_up_one(&error.to_string());
+                    self.give_up_one(&error);
                     self.is_pausing.store(true, Ordering::Relaxed);
                     let ended = self.retired.cancelled();
                     let is_retired = tokio::time::timeout(pause, ended).await.is_ok();
@@ -567,7 +608,8 @@ impl HostedFunction {
         self.note_change();
     }
 
-    fn give_up_one(self: &Arc<Self>, problem: &str) {
+    fn give_up_one(self: &Arc<Self>, error: &StartError) {
+        let problem = error.to_string();
         self.pool().counts.failed();
         let labels = [
             self.spec.key.namespace.as_str(),
@@ -581,11 +623,11 @@ impl HostedFunction {
         self.grants
             .stderr
             .note(&format!("a warm instance could not be made: {problem}"));
-        self.set_failure(Some(brief(problem.to_owned())));
+        self.set_failure(Some((error.reason(), brief(problem))));
         self.note_change();
     }
 
-    fn set_failure(&self, failure: Option<String>) {
+    fn set_failure(&self, failure: Option<(FailureReason, String)>) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
@@ -608,8 +650,8 @@ impl HostedFunction {
             r#ref: Some(self.spec.key.clone().into()),
             generation: self.spec.generation,
             state: state.into(),
-            failure: failure.map(|message| proto::Failure {
-                reason: FailureReason::StartFailed.as_str().to_owned(),
+            failure: failure.map(|(reason, message)| proto::Failure {
+                reason: reason.as_str().to_owned(),
                 message,
             }),
             digest: self.digest.clone(),

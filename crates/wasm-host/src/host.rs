@@ -10,14 +10,16 @@ use hearth_contract::{Function, StartKind, proto};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use wasmtime_wasi_http::handler::ProxyPre;
 
 use crate::artifact::Artifact;
 use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
 use crate::capability::names::Names;
 use crate::engine::Engine;
-use crate::function::{HostedFunction, Tally};
-use crate::instance::{self, Grants, Linked, Linkers};
+use crate::function::{Code, HostedFunction, Tally};
+use crate::instance::{self, Grants, Linked, Linkers, State};
+use crate::javascript::Module;
 use crate::lanes::Lanes;
 use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
@@ -65,6 +67,27 @@ impl Shared {
 
     pub(crate) fn link<'a>(&self, artifact: &'a Artifact) -> Result<&'a Linked, BundleError> {
         artifact.linked(&self.engine, &self.linkers)
+    }
+
+    /// What instances of a function are made of: its bundle, and how that takes the function's module.
+    pub(crate) fn callable<'a>(
+        &self,
+        artifact: &'a Artifact,
+        module: Option<&'a Module>,
+    ) -> Result<(&'a ProxyPre<State>, Option<Code<'a>>), PlaceError> {
+        let Linked::Http(pre, environment) = self.link(artifact)? else {
+            return Err(PlaceError::Command);
+        };
+        let code = match (environment, module) {
+            (Some(environment), Some(module)) => Some(Code {
+                environment,
+                module,
+            }),
+            (None, None) => None,
+            (Some(_), None) => return Err(PlaceError::NoModule),
+            (None, Some(_)) => return Err(PlaceError::NoEnvironment),
+        };
+        Ok((pre, code))
     }
 
     pub(crate) fn host(&self, function: &Arc<HostedFunction>) {
@@ -126,6 +149,8 @@ pub struct Placed {
     pub digest: String,
     /// The compiled bundle.
     pub artifact: Arc<Artifact>,
+    /// The user's module, where the bundle is the JavaScript environment.
+    pub module: Option<Module>,
     /// The socket that callers reach.
     pub listener: std::net::TcpListener,
     /// Standard output; a pipe that does not block.
@@ -154,6 +179,12 @@ pub enum PlaceError {
     /// It is no command.
     #[error("the component exports no wasi:cli/run")]
     NoCommand,
+    /// It is the JavaScript environment, and there is no code for it.
+    #[error("the component is the JavaScript environment, which answers no calls without a module")]
+    NoModule,
+    /// There is code, and the component cannot run it.
+    #[error("the component is not the JavaScript environment, which alone runs a module")]
+    NoEnvironment,
     /// The socket cannot be used.
     #[error("the listening socket cannot be used: {0}")]
     Socket(#[from] std::io::Error),
@@ -263,10 +294,9 @@ impl Host {
     /// Says why not; what was placed before stays.
     pub fn place(&self, placed: Placed) -> Result<Arc<HostedFunction>, PlaceError> {
         // One that is to have instances says now whether it can; another when it is called.
-        if placed.function.target > 0
-            && let Linked::Command(_) = self.shared.link(&placed.artifact)?
-        {
-            return Err(PlaceError::Command);
+        if placed.function.target > 0 {
+            self.shared
+                .callable(&placed.artifact, placed.module.as_ref())?;
         }
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
@@ -290,7 +320,7 @@ impl Host {
             placed.digest,
             self.shared.clone(),
             grants,
-            placed.artifact,
+            (placed.artifact, placed.module),
             placed.first,
             tally.clone(),
         );

@@ -18,6 +18,7 @@ use crate::bundle::BundleKind;
 use crate::capability::egress::{Egress, Outside};
 use crate::engine::{Concurrency, Engine};
 use crate::function::Lent;
+use crate::javascript::Environment;
 use crate::limits::{InstanceLimiter, MemoryBudget};
 use crate::logs::LogSink;
 
@@ -137,9 +138,9 @@ impl Instance {
     }
 }
 
-/// A bundle, linked: instances are made from it.
+/// A bundle, linked: instances are made from it. One that is the JavaScript environment needs a module to answer calls.
 pub(crate) enum Linked {
-    Http(ProxyPre<State>),
+    Http(ProxyPre<State>, Option<Environment>),
     Command(CommandPre<State>),
 }
 
@@ -210,11 +211,11 @@ fn link(linker: &Linker<State>, component: &Component) -> Result<Linked, BundleE
     let broken = |error: wasmtime::Error| BundleError::Invalid(format!("{error:#}"));
     if has("wasi:http/incoming-handler@0.2.") {
         let pre = wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre).map_err(broken)?;
-        return Ok(Linked::Http(ProxyPre::P2(pre)));
+        return Ok(Linked::Http(ProxyPre::P2(pre), Environment::of(component)));
     }
     if has("wasi:http/handler@0.3.") {
         let pre = wasmtime_wasi_http::p3::bindings::ServicePre::new(pre).map_err(broken)?;
-        return Ok(Linked::Http(ProxyPre::P3(pre)));
+        return Ok(Linked::Http(ProxyPre::P3(pre), None));
     }
     if has("wasi:cli/run@0.2.") {
         return Ok(Linked::Command(CommandPre::new(pre).map_err(broken)?));
@@ -230,7 +231,7 @@ fn link(linker: &Linker<State>, component: &Component) -> Result<Linked, BundleE
 #[cfg(feature = "compile")]
 pub(crate) fn check(engine: &Engine, component: &Component) -> Result<BundleKind, BundleError> {
     Ok(match Linkers::default().link(engine, component)? {
-        Linked::Http(_) => BundleKind::Http,
+        Linked::Http(..) => BundleKind::Http,
         Linked::Command(_) => BundleKind::Command,
     })
 }

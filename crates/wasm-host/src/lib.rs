@@ -13,6 +13,7 @@ pub mod engine;
 pub mod function;
 pub mod host;
 mod instance;
+pub mod javascript;
 mod lanes;
 mod limits;
 pub mod logs;

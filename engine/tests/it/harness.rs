@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hearth_contract::channel::{self, Channel};
 use hearth_contract::proto::{self, compile_result, from_engine, to_engine};
 use hearth_contract::{Function, FunctionKey, Limits};
-use hearth_test_guests::Guest;
+use hearth_test_guests::{Guest, javascript_environment};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Collected, Full};
 use hyper::body::{Body, Frame, Incoming};
@@ -77,19 +77,22 @@ pub(crate) async fn compile(
 type Artifacts = HashMap<&'static str, Arc<Vec<u8>>>;
 
 /// An artifact, compiled once for all tests of this binary.
-async fn artifact(guest: Guest) -> OwnedFd {
+pub(crate) async fn artifact(
+    name: &'static str,
+    wasm: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+) -> OwnedFd {
     static DONE: LazyLock<Mutex<Artifacts>> = LazyLock::new(Mutex::default);
-    let known = DONE.lock().unwrap().get(guest.name()).cloned();
+    let known = DONE.lock().unwrap().get(name).cloned();
     let bytes = match known {
         Some(bytes) => bytes,
         None => {
-            let wasm = guest.wasm().unwrap();
+            let wasm = wasm().unwrap();
             let (_, mut file) = compile(proto::BundleInput::Wasm, &[&wasm]).await.unwrap();
             let mut bytes = Vec::new();
             file.rewind().unwrap();
             file.read_to_end(&mut bytes).unwrap();
             let bytes = Arc::new(bytes);
-            DONE.lock().unwrap().insert(guest.name(), bytes.clone());
+            DONE.lock().unwrap().insert(name, bytes.clone());
             bytes
         }
     };
@@ -204,9 +207,28 @@ impl Engine {
 
     /// Places a guest and returns the address it answers on.
     pub(crate) async fn place(&self, guest: Guest, function: Function) -> SocketAddr {
+        let artifact = artifact(guest.name(), || guest.wasm()).await;
+        self.place_with(artifact, None, function).await
+    }
+
+    /// Places a function whose module, `agent.js`, is `source`.
+    pub(crate) async fn place_javascript(&self, source: &str, function: Function) -> SocketAddr {
+        let artifact = artifact("javascript", javascript_environment).await;
+        let mut module = tempfile::tempfile().unwrap();
+        module.write_all(source.as_bytes()).unwrap();
+        self.place_with(artifact, Some(module.into()), function)
+            .await
+    }
+
+    /// Places an artifact, with a module where it is the JavaScript environment.
+    pub(crate) async fn place_with(
+        &self,
+        artifact: OwnedFd,
+        module: Option<OwnedFd>,
+        function: Function,
+    ) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let artifact = artifact(guest).await;
         let place = proto::Place {
             function: Some(function.into()),
             digest: "sha256:test".to_owned(),
@@ -216,20 +238,22 @@ impl Engine {
                 compile_ms: 1500,
                 ..proto::Placement::default()
             }),
+            module: module
+                .as_ref()
+                .map_or_else(String::new, |_| "agent.js".to_owned()),
             ..proto::Place::default()
         };
         let log = self.log_writer.as_fd();
-        self.send(
-            to_engine::Message::Place(place),
-            &[artifact.as_fd(), listener.as_fd(), log, log],
-        )
-        .await;
+        let mut descriptors = vec![artifact.as_fd(), listener.as_fd(), log, log];
+        descriptors.extend(module.as_ref().map(AsFd::as_fd));
+        self.send(to_engine::Message::Place(place), &descriptors)
+            .await;
         address
     }
 
     /// Runs a command; returns its exit code.
     pub(crate) async fn run(&self, guest: Guest, function: Function) -> u32 {
-        let artifact = artifact(guest).await;
+        let artifact = artifact(guest.name(), || guest.wasm()).await;
         let place = proto::Place {
             function: Some(function.into()),
             kind: proto::BundleKind::Command.into(),

@@ -8,6 +8,7 @@
 mod compiling;
 mod h2c;
 mod harness;
+mod javascript;
 mod limits;
 mod p3;
 mod running;

@@ -467,7 +467,7 @@ impl Actor {
             prefix_logs: self.prefix_logs,
             start: start.as_str().to_owned(),
             placement: Some(prepared.placement),
-            code_name: String::new(),
+            module: String::new(),
         });
         self.tell(message, descriptors);
         if let Some(slot) = self.slots.get_mut(uid) {

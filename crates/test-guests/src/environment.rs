@@ -1,0 +1,215 @@
+//! The JavaScript environment (`js/`): QuickJS-ng and our C compiled with clang, run once up to the point where a user's code
+//! comes, and kept as it is then.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+use wasmtime::{Engine, Instance, Linker, Module, Store, Val};
+use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
+use wit_bindgen_core::wit_parser::Resolve;
+
+use crate::build;
+
+/// clang's first arguments. Recursion is bounded by what JavaScript may use of the stack (`environment.c`), which must fit
+/// into what is given here.
+const CLANG: [&str; 11] = [
+    "--target=wasm32-wasi",
+    "--sysroot=/usr",
+    "-std=gnu23",
+    "-O2",
+    "-DNDEBUG",
+    "-D_GNU_SOURCE",
+    "-mbulk-memory",
+    "-msign-ext",
+    "-mnontrapping-fptoint",
+    "-mexec-model=reactor",
+    "-Wl,-z,stack-size=262144,--stack-first",
+];
+
+/// The world, and the prefix of its generated files.
+const WORLD: &str = "javascript";
+
+/// The package of the engine's source, pinned in `js/source/Cargo.lock`, and its files.
+const ENGINE: &str = "rquickjs-sys";
+const ENGINE_FILES: [&str; 3] = ["libregexp.c", "libunicode.c", "dtoa.c"];
+
+/// Where the environment says why its snapshot could not be made.
+const PROBLEM: &str = "snapshot_problem";
+
+/// The component: built from source, unless that was done before.
+pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
+    let js = root.join("js");
+    let mut inputs = vec![
+        js.join("source/Cargo.lock"),
+        root.join("crates/test-guests/src/environment.rs"),
+        root.join("wit/agent.wit"),
+        root.join("wit/javascript/environment.wit"),
+    ];
+    let c = files(&js, "c")?;
+    let modules = files(&js.join("environment"), "js")?;
+    inputs.extend(files(&root.join("wit/deps"), "wit")?);
+    inputs.extend(files(&js, "h")?);
+    inputs.extend(c.iter().chain(&modules).cloned());
+    build::cached(root, &inputs, |folder| {
+        let engine = engine_source(&js)?;
+        for (name, bytes) in build::bindings(resolved(root)?, WORLD)?.iter() {
+            std::fs::write(folder.join(name), bytes)?;
+        }
+        std::fs::write(folder.join("sources.h"), embedding(&modules)?)?;
+        let module = folder.join("module.wasm");
+        let mut clang = Command::new("clang-19");
+        // What is not ours is compiled as it is.
+        clang.args(CLANG).args(["-Wall", "-Wno-unused-function"]);
+        for include in [folder, &js] {
+            clang.arg("-I").arg(include);
+        }
+        clang.arg("-isystem").arg(&engine).args(&c);
+        clang
+            .args(ENGINE_FILES.map(|name| engine.join(name)))
+            .arg(folder.join(format!("{WORLD}.c")))
+            .arg(folder.join(format!("{WORLD}_component_type.o")))
+            .arg(format!("-Wl,--export={PROBLEM}"))
+            .arg("-o")
+            .arg(&module);
+        build::run(clang)?;
+        build::componentize(&snapshot(&std::fs::read(&module)?)?)
+    })
+}
+
+/// Files of a folder that end with `.extension`, in order.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The world's packages: those of an agent, and the environment's own.
+fn resolved(root: &Path) -> Result<(Resolve, wit_bindgen_core::wit_parser::PackageId)> {
+    let mut resolve = Resolve::default();
+    resolve.push_dir(root.join("wit"))?;
+    let package = resolve.push_path(root.join("wit/javascript/environment.wit"))?;
+    Ok((resolve, package.0))
+}
+
+/// Where Cargo keeps the engine's source.
+fn engine_source(js: &Path) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--locked", "--format-version=1"])
+        .arg("--manifest-path")
+        .arg(js.join("source/Cargo.toml"))
+        .output()
+        .context("start cargo")?;
+    if !output.status.success() {
+        let problem = String::from_utf8_lossy(&output.stderr);
+        bail!("cargo metadata for js/source failed:\n{problem}");
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array();
+    let manifest = packages
+        .into_iter()
+        .flatten()
+        .find(|package| package["name"] == ENGINE)
+        .and_then(|package| package["manifest_path"].as_str())
+        .with_context(|| format!("js/source does not depend on {ENGINE}"))?;
+    Ok(Path::new(manifest).with_file_name("quickjs"))
+}
+
+/// A header with the environment's modules, each ended with a zero for the engine.
+fn embedding(modules: &[PathBuf]) -> Result<String> {
+    let mut text = String::new();
+    let mut table = String::new();
+    for (index, path) in modules.iter().enumerate() {
+        let name = path.file_name().context("a module has a name")?;
+        let (name, path) = (name.to_string_lossy(), path.display());
+        writeln!(
+            text,
+            "static const char SOURCE_{index}[] = {{\n#embed \"{path}\"\n, 0}};"
+        )?;
+        writeln!(
+            table,
+            "    {{\"{name}\", SOURCE_{index}, sizeof(SOURCE_{index}) - 1}},"
+        )?;
+    }
+    writeln!(
+        text,
+        "static const struct {{\n    const char *name, *text;\n    size_t length;\n}} SOURCES[] = {{\n{table}}};"
+    )?;
+    Ok(text)
+}
+
+/// Runs a module's initialization, and makes a module that begins where that ended.
+fn snapshot(module: &[u8]) -> Result<Vec<u8>> {
+    let wizer = Wizer::new();
+    let ours = |error: wasmtime::Error| anyhow!("{error:#}");
+    let (context, instrumented) = wizer.instrument(module).map_err(ours)?;
+    let engine = Engine::default();
+    let compiled = Module::new(&engine, instrumented).map_err(ours)?;
+    let mut linker = Linker::new(&engine);
+    linker
+        .define_unknown_imports_as_traps(&compiled)
+        .map_err(ours)?;
+    let mut store = Store::new(&engine, ());
+    let instance = linker.instantiate(&mut store, &compiled).map_err(ours)?;
+    for name in ["_initialize", wizer.get_init_func()] {
+        let function = instance
+            .get_typed_func::<(), ()>(&mut store, name)
+            .map_err(ours)?;
+        if let Err(error) = function.call(&mut store, ()) {
+            let problem = problem(&mut store, instance).unwrap_or_default();
+            bail!("the JavaScript environment cannot be made: {problem}\n{error:#}");
+        }
+    }
+    let mut state = Initialized { store, instance };
+    futures::executor::block_on(wizer.snapshot(&context, &mut state)).map_err(ours)
+}
+
+/// What the environment said before it trapped.
+fn problem(store: &mut Store<()>, instance: Instance) -> Option<String> {
+    let address = instance.get_global(&mut *store, PROBLEM)?.get(&mut *store);
+    let memory = instance.get_memory(&mut *store, "memory")?;
+    let text = memory.data(&*store).get(address.i32()? as usize..)?;
+    let length = text.iter().position(|byte| *byte == 0)?;
+    Some(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+/// An instance whose state is read.
+struct Initialized {
+    store: Store<()>,
+    instance: Instance,
+}
+
+impl InstanceState for Initialized {
+    async fn global_get(&mut self, name: &str, _: ValType) -> SnapshotVal {
+        let global = self.instance.get_global(&mut self.store, name);
+        match global
+            .expect("instrumentation exports it")
+            .get(&mut self.store)
+        {
+            Val::I32(value) => SnapshotVal::I32(value),
+            Val::I64(value) => SnapshotVal::I64(value),
+            Val::F32(bits) => SnapshotVal::F32(bits),
+            Val::F64(bits) => SnapshotVal::F64(bits),
+            other => panic!("clang makes no globals like {other:?}"),
+        }
+    }
+
+    async fn memory_contents(&mut self, name: &str, contents: impl FnOnce(&[u8]) + Send) {
+        let memory = self.instance.get_memory(&mut self.store, name);
+        contents(
+            memory
+                .expect("instrumentation exports it")
+                .data(&self.store),
+        );
+    }
+}

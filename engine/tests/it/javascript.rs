@@ -1,0 +1,484 @@
+//! Functions in JavaScript: what their environment has, what they may do wrong, and what that costs them.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_contract::Reuse;
+use hearth_contract::proto::State;
+use hearth_test_guests::{Guest, javascript_environment};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+use crate::harness::{Engine, artifact, call, ended, function, get, piece, pieces, rest, send};
+
+/// The page that holds the table of what there is, and where in it the table stands.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/javascript.md");
+const TABLE: [&str; 2] = [
+    "<!-- table of APIs: made by engine/tests/it/javascript.rs -->\n",
+    "\n<!-- end of the table -->",
+];
+
+type Body = http_body_util::combinators::BoxBody<Bytes, hyper::Error>;
+
+/// A server that the functions call: `/hello`, `/redirect`, `/never`, and an echo elsewhere.
+async fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service_fn(answer)),
+            );
+        }
+    });
+    address
+}
+
+fn full(text: &'static str) -> Body {
+    Full::new(Bytes::from(text))
+        .map_err(|never: Infallible| match never {})
+        .boxed()
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    Ok(match request.uri().path() {
+        "/hello" => Response::new(full("hello")),
+        "/redirect" => Response::builder()
+            .status(302)
+            .header("location", "/hello")
+            .body(full(""))
+            .unwrap(),
+        "/never" => std::future::pending().await,
+        _ => Response::new(request.into_body().boxed()),
+    })
+}
+
+/// A module whose handler has this body.
+fn handler(body: &str) -> String {
+    format!("export default {{\n  async fetch(request, env, ctx) {{\n{body}\n  }},\n}};\n")
+}
+
+#[tokio::test]
+async fn the_environment_has_what_the_page_says() {
+    let server = server().await;
+    let engine = Engine::start().await;
+    let checks = include_str!("../../../js/tests/apis.js");
+    let address = engine
+        .place_javascript(
+            checks,
+            function("apis", |function| {
+                function.limits.deadline = Duration::from_secs(60);
+                function.capabilities.env = vec![("BASE".to_owned(), format!("http://{server}"))];
+                function.capabilities.egress = vec![format!("http://{server}").parse().unwrap()];
+            }),
+        )
+        .await;
+    let answer = get(address, "/").await;
+    let log = engine.end().await;
+    assert_eq!(answer.status, 200, "{}\n{log}", answer.body);
+    assert!(log.contains("apis: one is 1 {"), "{log}");
+    assert!(log.contains("apis: warn: Error: shown"), "{log}");
+    let results: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let mut table = "| | what | there |\n|---|---|---|".to_owned();
+    let mut group = "";
+    for result in results.as_array().unwrap() {
+        let text = |key: &str| result[key].as_str().unwrap_or_default();
+        let problem = text("problem");
+        // The one thing that is known not to be there.
+        assert!(
+            problem.is_empty() || text("name") == "Intl",
+            "{} | {}: {problem}",
+            text("group"),
+            text("name")
+        );
+        let first = if text("group") == group {
+            ""
+        } else {
+            text("group")
+        };
+        group = text("group");
+        let there = if problem.is_empty() { "yes" } else { "no" };
+        write!(table, "\n| {first} | {} | {there} |", text("name")).unwrap();
+    }
+    let page = std::fs::read_to_string(PAGE).unwrap();
+    let between = page
+        .split_once(TABLE[0])
+        .and_then(|(_, rest)| rest.split_once(TABLE[1]));
+    let held = between.map(|(table, _)| table);
+    assert_eq!(
+        held,
+        Some(table.as_str()),
+        "docs/javascript.md holds another table than this:\n{table}\n"
+    );
+}
+
+#[tokio::test]
+async fn a_request_goes_in_and_an_answer_comes_out() {
+    let engine = Engine::start().await;
+    let source = handler(
+        "const url = new URL(request.url);
+         return Response.json({
+           method: request.method, path: url.pathname, query: url.searchParams.get('q'),
+           host: request.headers.get('host') === url.host, body: await request.text(), greeting: env.GREETING,
+         }, { status: 201, headers: { 'x-made-by': 'js' } });",
+    );
+    let address = engine
+        .place_javascript(
+            &source,
+            function("js", |function| {
+                function.capabilities.env = vec![("GREETING".to_owned(), "Moin".to_owned())];
+            }),
+        )
+        .await;
+    let answer = call(address, "POST", "/a/b?q=1", b"in").await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!(answer.headers["x-made-by"], "js");
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert_eq!(
+        answer.body,
+        r#"{"method":"POST","path":"/a/b","query":"1","host":true,"body":"in","greeting":"Moin"}"#
+    );
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways() {
+    let engine = Engine::start().await;
+    let source = handler(
+        "return new Response(request.body.pipeThrough(new TextDecoderStream()).pipeThrough(new TransformStream({ transform: (chunk, controller) => controller.enqueue(chunk.toUpperCase()) })).pipeThrough(new TextEncoderStream()));",
+    );
+    let address = engine
+        .place_javascript(&source, function("upper", |_| {}))
+        .await;
+    let (sender, body) = pieces();
+    sender.send(Frame::data(Bytes::from("one"))).await.unwrap();
+    let mut answer = send(address, "POST", "/", body).await.into_body();
+    // The first piece is answered while the request goes on.
+    assert_eq!(piece(&mut answer).await, "ONE");
+    sender.send(Frame::data(Bytes::from("two"))).await.unwrap();
+    assert_eq!(piece(&mut answer).await, "TWO");
+    drop(sender);
+    assert!(rest(answer).await.unwrap().to_bytes().is_empty());
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn events_go_out_as_they_come_and_wait_until_runs_after_the_answer() {
+    let engine = Engine::start().await;
+    let source = handler(
+        "let at = 0;
+         const stream = new ReadableStream({ async pull(controller) {
+           if (at === 3) return controller.close();
+           await new Promise((resolve) => setTimeout(resolve, 5));
+           controller.enqueue(new TextEncoder().encode(`data: ${at++}\\n\\n`));
+         } });
+         ctx.waitUntil(new Promise((resolve) => setTimeout(resolve, 50)).then(() => console.log('afterwards')));
+         return new Response(stream, { headers: { 'content-type': 'text/event-stream' } });",
+    );
+    let address = engine
+        .place_javascript(&source, function("events", |_| {}))
+        .await;
+    let answer = send(address, "GET", "/", Empty::<Bytes>::new()).await;
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut body = answer.into_body();
+    assert_eq!(piece(&mut body).await, "data: 0\n\n");
+    let more = rest(body).await.unwrap().to_bytes();
+    assert_eq!(more, "data: 1\n\ndata: 2\n\n");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let log = engine.end().await;
+    assert!(log.contains("events: afterwards"), "{log}");
+}
+
+/// Code that cannot be loaded, and what its owner reads.
+#[tokio::test]
+async fn code_that_cannot_be_loaded_is_named_with_its_position() {
+    for (source, words) in [
+        (
+            "export default {\n  fetch() { return new Response('x') \n}; !",
+            "the code cannot be compiled: SyntaxError: ",
+        ),
+        (
+            "\nconst a = 1;\nundefinedName.x();\nexport default { fetch() {} };",
+            "the code threw when it was loaded: ReferenceError: undefinedName is not defined (agent.js:3:1)",
+        ),
+        (
+            "import x from 'left-pad';\nexport default { fetch() {} };",
+            "\"left-pad\" cannot be imported: a function is one module; bundle what it needs into it",
+        ),
+        (
+            "await new Promise(() => {});\nexport default { fetch() {} };",
+            "the code waits when it is loaded: ",
+        ),
+        (
+            "setTimeout(() => {}, 1);\nexport default { fetch() {} };",
+            "timers only work while a request is handled, not while the module is loaded (agent.js:1:",
+        ),
+        ("export const x = 1;", "the code has no handler: "),
+        (
+            "throw { code: 7 };",
+            "the code threw when it was loaded: thrown: { code: 7 }",
+        ),
+    ] {
+        let mut engine = Engine::start().await;
+        let address = engine
+            .place_javascript(source, function("bad", |_| {}))
+            .await;
+        let report = engine
+            .report("bad", |report| report.state() == State::Failed)
+            .await;
+        let failure = report.failure.unwrap();
+        assert_eq!(failure.reason, "LoadFailed", "{source}");
+        assert!(
+            failure.message.contains(words),
+            "{source}: {}",
+            failure.message
+        );
+        let answer = get(address, "/").await;
+        assert_eq!(
+            (answer.status, answer.outcome.as_deref()),
+            (500, Some("load_failed"))
+        );
+        assert!(
+            !answer.body.contains(words),
+            "a caller reads nothing of the code"
+        );
+        let log = engine.end().await;
+        assert!(log.contains(words), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_exception_that_nobody_caught_is_told_with_its_place() {
+    let mut engine = Engine::start().await;
+    let source = handler(
+        "    const order = JSON.parse('{}');\n    return new Response(order.items.length);",
+    );
+    let address = engine
+        .place_javascript(&source, function("throws", |_| {}))
+        .await;
+    let answer = get(address, "/").await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (500, Some("threw")),
+        "{}",
+        answer.body
+    );
+    assert!(!answer.body.contains("items"), "{}", answer.body);
+    engine
+        .report("throws", |report| ended(report, "threw") == 1)
+        .await;
+    let log = engine.end().await;
+    assert!(
+        log.contains(
+            "throws: uncaught TypeError: cannot read property 'length' of undefined (agent.js:4:37)"
+        ),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_response_and_what_never_comes_are_told() {
+    for (body, words) in [
+        (
+            "return { status: 200 };",
+            "uncaught TypeError: fetch returned no Response but { status: 200 }",
+        ),
+        (
+            "return new Promise(() => {});",
+            "the answer waits for something that never comes",
+        ),
+    ] {
+        let engine = Engine::start().await;
+        let address = engine
+            .place_javascript(&handler(body), function("js", |_| {}))
+            .await;
+        let answer = get(address, "/").await;
+        assert_eq!(answer.outcome.as_deref(), Some("threw"), "{}", answer.body);
+        let log = engine.end().await;
+        assert!(log.contains(words), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_unhandled_rejection_is_told_and_the_answer_goes_out() {
+    let engine = Engine::start().await;
+    let source =
+        handler("    Promise.reject(new RangeError('lost'));\n    return new Response('fine');");
+    let address = engine
+        .place_javascript(&source, function("rejects", |_| {}))
+        .await;
+    let answer = get(address, "/").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "fine"));
+    let log = engine.end().await;
+    assert!(
+        log.contains("rejects: unhandled rejection: RangeError: lost (agent.js:3:"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_loop_without_end_meets_its_deadline() {
+    for (source, outcome) in [
+        (handler("for (;;) {}"), "deadline_exceeded"),
+        (
+            handler("await new Promise((resolve) => setTimeout(resolve, 60000));"),
+            "deadline_exceeded",
+        ),
+        ("for (;;) {}".to_owned(), "deadline_exceeded"),
+    ] {
+        let engine = Engine::start().await;
+        let limited = function("loops", |function| {
+            function.limits.deadline = Duration::from_millis(300);
+        });
+        let address = engine.place_javascript(&source, limited).await;
+        let answer = get(address, "/").await;
+        assert_eq!(
+            (answer.status, answer.outcome.as_deref()),
+            (504, Some(outcome)),
+            "{source}"
+        );
+        engine.end().await;
+    }
+}
+
+#[tokio::test]
+async fn memory_that_is_used_up_ends_the_call() {
+    let mut engine = Engine::start().await;
+    let source = handler("const all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1));");
+    let limited = function("hoards", |function| {
+        function.limits.memory_bytes = NonZeroU64::new(16 << 20).unwrap();
+    });
+    let address = engine.place_javascript(&source, limited).await;
+    let answer = get(address, "/").await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (500, Some("out_of_memory")),
+        "{}",
+        answer.body
+    );
+    engine
+        .report("hoards", |report| ended(report, "out_of_memory") == 1)
+        .await;
+    // Of objects, not of bytes: every allocation of the engine's own may be the one that fails.
+    let small = handler("let all; for (;;) all = { all, text: [1, 2, 3].map(String) };");
+    let limited = function("litters", |function| {
+        function.limits.memory_bytes = NonZeroU64::new(16 << 20).unwrap();
+        function.limits.deadline = Duration::from_secs(30);
+    });
+    let address = engine.place_javascript(&small, limited).await;
+    let answer = get(address, "/").await;
+    assert_eq!(
+        answer.outcome.as_deref(),
+        Some("out_of_memory"),
+        "{}",
+        answer.body
+    );
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_the_callers_fault() {
+    let engine = Engine::start().await;
+    let small = function("small", |function| function.limits.request_body_bytes = 10);
+    let address = engine
+        .place_javascript(
+            &handler("return new Response(await request.text());"),
+            small,
+        )
+        .await;
+    // Without an announced length: it is found out while it is read.
+    let frames =
+        ["12345", "67890", "1"].map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text))));
+    let body = StreamBody::new(futures::stream::iter(frames));
+    let answer = crate::harness::Answer::of(send(address, "POST", "/", body).await).await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (413, Some("too_large")),
+        "{}",
+        answer.body
+    );
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn each_call_has_a_fresh_instance_unless_they_are_reused() {
+    let source = format!(
+        "let calls = 0;\n{}",
+        handler("return new Response(String(++calls));")
+    );
+    let engine = Engine::start().await;
+    let fresh = engine
+        .place_javascript(&source, function("fresh", |_| {}))
+        .await;
+    let reused = engine
+        .place_javascript(
+            &source,
+            function("reused", |function| {
+                function.target = 1;
+                function.reuse = Some(Reuse {
+                    calls: 100.try_into().unwrap(),
+                    age: Reuse::AGE,
+                });
+            }),
+        )
+        .await;
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(get(fresh, "/").await.body, "1");
+        counts.push(get(reused, "/").await.body);
+    }
+    assert!(counts.contains(&"2".to_owned()), "{counts:?}");
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn instances_do_not_share_their_random_numbers() {
+    let source = format!(
+        "const early = Math.random();\n{}",
+        handler("return new Response([early, Math.random(), crypto.randomUUID()].join());")
+    );
+    let engine = Engine::start().await;
+    let address = engine
+        .place_javascript(&source, function("random", |_| {}))
+        .await;
+    let [one, two] = [get(address, "/").await.body, get(address, "/").await.body];
+    for (a, b) in one.split(',').zip(two.split(',')) {
+        assert_ne!(a, b);
+    }
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn the_environment_without_code_and_code_without_it_are_refused() {
+    let mut engine = Engine::start().await;
+    let bare = artifact("javascript", javascript_environment).await;
+    engine
+        .place_with(bare, None, function("bare", |_| {}))
+        .await;
+    let hello = artifact("hello-c", || Guest::Hello.wasm()).await;
+    let module = tempfile::tempfile().unwrap();
+    engine
+        .place_with(hello, Some(module.into()), function("hello", |_| {}))
+        .await;
+    for (name, words) in [
+        ("bare", "answers no calls without a module"),
+        ("hello", "is not the JavaScript environment"),
+    ] {
+        let report = engine
+            .report(name, |report| report.state() == State::Failed)
+            .await;
+        let failure = report.failure.unwrap();
+        assert_eq!(failure.reason, "NoEntryPoint");
+        assert!(failure.message.contains(words), "{}", failure.message);
+    }
+    engine.end().await;
+}

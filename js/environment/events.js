@@ -1,0 +1,156 @@
+// Event, EventTarget, AbortController and AbortSignal (DOM Standard, without a tree).
+import * as host from "hearth:host";
+
+export class Event {
+  #type;
+  #init;
+  target = null;
+  currentTarget = null;
+  defaultPrevented = false;
+  timeStamp = host.now();
+  isStopped = false;
+
+  constructor(type, init = {}) {
+    this.#type = String(type);
+    this.#init = init;
+  }
+
+  get type() {
+    return this.#type;
+  }
+
+  get bubbles() {
+    return Boolean(this.#init.bubbles);
+  }
+
+  get cancelable() {
+    return Boolean(this.#init.cancelable);
+  }
+
+  preventDefault() {
+    if (this.cancelable) this.defaultPrevented = true;
+  }
+
+  stopPropagation() {}
+
+  stopImmediatePropagation() {
+    this.isStopped = true;
+  }
+}
+
+export class CustomEvent extends Event {
+  constructor(type, init = {}) {
+    super(type, init);
+    this.detail = init.detail ?? null;
+  }
+}
+
+export class EventTarget {
+  #listeners = new Map();
+
+  addEventListener(type, callback, options) {
+    if (callback == null) return;
+    const { once = false, signal } = typeof options === "object" && options !== null ? options : {};
+    if (signal?.aborted) return;
+    const list = this.#listeners.get(type) ?? [];
+    if (list.some((known) => known.callback === callback)) return;
+    list.push({ callback, once });
+    this.#listeners.set(type, list);
+    signal?.addEventListener("abort", () => this.removeEventListener(type, callback));
+  }
+
+  removeEventListener(type, callback) {
+    const list = this.#listeners.get(type);
+    if (list) this.#listeners.set(type, list.filter((known) => known.callback !== callback));
+  }
+
+  dispatchEvent(event) {
+    event.target = event.currentTarget = this;
+    const attribute = this[`on${event.type}`];
+    const own = typeof attribute === "function" ? [{ callback: attribute }] : [];
+    for (const { callback, once } of [...own, ...(this.#listeners.get(event.type) ?? [])]) {
+      if (once) this.removeEventListener(event.type, callback);
+      try {
+        if (typeof callback === "function") callback.call(this, event);
+        else callback.handleEvent(event);
+      } catch (error) {
+        reportError(error);
+      }
+      if (event.isStopped) break;
+    }
+    return !event.defaultPrevented;
+  }
+}
+
+// Only AbortController and the static functions make signals.
+const SECRET = Symbol();
+
+export class AbortSignal extends EventTarget {
+  #reason;
+  #aborted = false;
+  onabort = null;
+
+  constructor(secret) {
+    if (secret !== SECRET) throw new TypeError("Illegal constructor");
+    super();
+  }
+
+  get aborted() {
+    return this.#aborted;
+  }
+
+  get reason() {
+    return this.#reason;
+  }
+
+  throwIfAborted() {
+    if (this.#aborted) throw this.#reason;
+  }
+
+  static abortSignal(signal, reason) {
+    if (signal.#aborted) return;
+    signal.#aborted = true;
+    signal.#reason = reason === undefined ? new DOMException("The operation was aborted", "AbortError") : reason;
+    signal.dispatchEvent(new Event("abort"));
+  }
+
+  static abort(reason) {
+    const signal = new AbortSignal(SECRET);
+    abort(signal, reason);
+    return signal;
+  }
+
+  static timeout(milliseconds) {
+    const signal = new AbortSignal(SECRET);
+    const expire = () => abort(signal, new DOMException("The operation timed out", "TimeoutError"));
+    setTimeout(expire, milliseconds);
+    return signal;
+  }
+
+  static any(signals) {
+    const signal = new AbortSignal(SECRET);
+    for (const source of signals) {
+      if (source.aborted) {
+        abort(signal, source.reason);
+        break;
+      }
+      source.addEventListener("abort", () => abort(signal, source.reason), { once: true });
+    }
+    return signal;
+  }
+}
+
+const abort = AbortSignal.abortSignal;
+delete AbortSignal.abortSignal;
+
+export class AbortController {
+  #signal = new AbortSignal(SECRET);
+
+  get signal() {
+    return this.#signal;
+  }
+
+  abort(reason) {
+    abort(this.#signal, reason);
+  }
+}

@@ -1,0 +1,477 @@
+// Headers, Request and Response (Fetch Standard), over bodies that are bytes, streams, or the host's streams.
+import * as host from "hearth:host";
+import { AbortController } from "./events.js";
+import { bytesOf, encode, isBytes, joined } from "./encoding.js";
+import { Blob, FormData, blobBytes, decodeForm, encodeForm } from "./blob.js";
+import { ReadableStream, isDisturbed } from "./streams.js";
+import { URL, URLSearchParams } from "./url.js";
+
+/** Bytes that are read of the host's streams at once. */
+const PIECE = 65536;
+
+/** Headers of a connection and not of a message: the host makes its own, and what is copied from elsewhere is left out. */
+const OF_CONNECTIONS = [
+  "connection",
+  "host",
+  "http2-settings",
+  "keep-alive",
+  "proxy-authenticate",
+  "proxy-authorization",
+  "proxy-connection",
+  "transfer-encoding",
+  "upgrade",
+];
+
+const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+
+function fieldName(name) {
+  const text = String(name);
+  if (!NAME.test(text)) throw new TypeError(`${JSON.stringify(text)} is no name of a header`);
+  return text.toLowerCase();
+}
+
+function fieldValue(value) {
+  const text = String(value).replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, "");
+  if (/[\0\n\r\u0100-\uffff]/.test(text)) throw new TypeError(`${JSON.stringify(text)} is no value of a header`);
+  return text;
+}
+
+export class Headers {
+  #fields = new Map();
+
+  constructor(init) {
+    if (init === undefined || init === null) return;
+    if (typeof init !== "object") throw new TypeError("headers are an object or pairs");
+    if (init instanceof Headers) {
+      for (const [name, values] of init.#fields) this.#fields.set(name, [...values]);
+      return;
+    }
+    const pairs = init[Symbol.iterator] ? init : Object.entries(init);
+    for (const pair of pairs) {
+      const [name, value, ...more] = pair;
+      if (value === undefined || more.length > 0) throw new TypeError("a pair has two elements");
+      this.append(name, value);
+    }
+  }
+
+  /** From names and values in turn, as the host has them. */
+  static fromList(list) {
+    const headers = new Headers();
+    for (let at = 0; at < list.length; at += 2) headers.#add(list[at].toLowerCase(), list[at + 1]);
+    return headers;
+  }
+
+  static toList(headers) {
+    const list = [];
+    for (const [name, values] of headers.#fields) {
+      if (!OF_CONNECTIONS.includes(name)) for (const value of values) list.push(name, value);
+    }
+    return list;
+  }
+
+  #add(name, value) {
+    const values = this.#fields.get(name);
+    if (values) values.push(value);
+    else this.#fields.set(name, [value]);
+  }
+
+  append(name, value) {
+    this.#add(fieldName(name), fieldValue(value));
+  }
+
+  set(name, value) {
+    this.#fields.set(fieldName(name), [fieldValue(value)]);
+  }
+
+  delete(name) {
+    this.#fields.delete(fieldName(name));
+  }
+
+  get(name) {
+    return this.#fields.get(fieldName(name))?.join(", ") ?? null;
+  }
+
+  has(name) {
+    return this.#fields.has(fieldName(name));
+  }
+
+  getSetCookie() {
+    return [...(this.#fields.get("set-cookie") ?? [])];
+  }
+
+  forEach(callback, self) {
+    for (const [name, value] of this) callback.call(self, value, name, this);
+  }
+
+  *entries() {
+    for (const name of [...this.#fields.keys()].sort()) {
+      const values = this.#fields.get(name);
+      if (name === "set-cookie") for (const value of values) yield [name, value];
+      else yield [name, values.join(", ")];
+    }
+  }
+
+  *keys() {
+    for (const [name] of this.entries()) yield name;
+  }
+
+  *values() {
+    for (const [, value] of this.entries()) yield value;
+  }
+
+  [Symbol.iterator]() {
+    return this.entries();
+  }
+}
+
+export const headersFrom = Headers.fromList;
+export const headersList = Headers.toList;
+delete Headers.fromList;
+delete Headers.toList;
+
+/** The next bytes of a stream of the host's; null at its end. */
+export async function readHost(handle) {
+  for (;;) {
+    const bytes = host.read(handle, PIECE);
+    if (bytes !== undefined) return bytes;
+    await host.wait(handle);
+  }
+}
+
+/** Writes all of `bytes` to a stream of the host's. */
+export async function writeHost(handle, bytes) {
+  let written = host.write(handle, bytes, 0);
+  while (written < bytes.length) {
+    await host.wait(handle);
+    written += host.write(handle, bytes, written);
+  }
+}
+
+function streamOfHost(handle) {
+  return new ReadableStream(
+    {
+      type: "bytes",
+      async pull(controller) {
+        const bytes = await readHost(handle);
+        if (bytes !== null) return controller.enqueue(bytes);
+        host.close(handle);
+        controller.close();
+      },
+      cancel() {
+        host.close(handle);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+/** A body: nothing, or one of `bytes`, `handle` (of the host) and `stream`. */
+class Body {
+  #bytes = null;
+  #handle = 0;
+  #stream = null;
+  #isUsed = false;
+
+  /** Takes what a user gave. Returns the type that it implies. */
+  static take(body, given) {
+    if (given === null || given === undefined) return null;
+    if (given instanceof ReadableStream) {
+      if (given.locked || isDisturbed(given)) throw new TypeError("the stream is locked or was read from");
+      body.#stream = given;
+      return null;
+    }
+    if (isBytes(given)) {
+      body.#bytes = bytesOf(given).slice();
+      return null;
+    }
+    if (given instanceof Blob) {
+      body.#bytes = blobBytes(given);
+      return given.type || null;
+    }
+    if (given instanceof FormData) {
+      const { bytes, type } = encodeForm(given);
+      body.#bytes = bytes;
+      return type;
+    }
+    body.#bytes = encode(String(given));
+    return given instanceof URLSearchParams
+      ? "application/x-www-form-urlencoded;charset=UTF-8"
+      : "text/plain;charset=UTF-8";
+  }
+
+  static takeHandle(body, handle) {
+    body.#handle = handle;
+  }
+
+  /** Moves `from`'s body: it counts as read. */
+  static move(body, from) {
+    if (from.bodyUsed) throw new TypeError("the body was read already");
+    body.#bytes = from.#bytes;
+    body.#handle = from.#handle;
+    body.#stream = from.#stream;
+    from.#isUsed = from.#isThere;
+    from.#handle = 0;
+  }
+
+  /** What is in it, for who sends it. */
+  static use(body) {
+    if (body.bodyUsed || body.#stream?.locked) throw new TypeError("the body was read already");
+    body.#isUsed = body.#isThere;
+    const [bytes, handle, stream] = [body.#bytes, body.#handle, body.#stream];
+    body.#handle = 0;
+    return { bytes, handle, stream };
+  }
+
+  static share(body, from) {
+    if (from.bodyUsed || from.#stream?.locked) throw new TypeError("the body was read already");
+    body.#bytes = from.#bytes;
+    if (from.#bytes === null && from.body) [from.#stream, body.#stream] = from.body.tee();
+  }
+
+  get #isThere() {
+    return this.#bytes !== null || this.#handle !== 0 || this.#stream !== null;
+  }
+
+  get bodyUsed() {
+    return this.#isUsed || (this.#stream !== null && isDisturbed(this.#stream));
+  }
+
+  get body() {
+    if (this.#stream) return this.#stream;
+    if (this.#handle) {
+      this.#stream = streamOfHost(this.#handle);
+      this.#handle = 0;
+    } else if (this.#bytes !== null) {
+      this.#stream = this.#bytes.length > 0 ? ReadableStream.from([this.#bytes]) : ReadableStream.from([]);
+      this.#bytes = null;
+    }
+    return this.#stream;
+  }
+
+  async bytes() {
+    const { bytes, handle, stream } = use(this);
+    if (bytes) return bytes;
+    const chunks = [];
+    if (handle) {
+      for (let chunk = await readHost(handle); chunk !== null; chunk = await readHost(handle)) chunks.push(chunk);
+      host.close(handle);
+    } else if (stream) {
+      for await (const chunk of stream) chunks.push(bytesOf(chunk));
+    }
+    return joined(chunks);
+  }
+
+  async arrayBuffer() {
+    const { buffer, byteOffset, byteLength } = await this.bytes();
+    return byteLength === buffer.byteLength ? buffer : buffer.slice(byteOffset, byteOffset + byteLength);
+  }
+
+  async text() {
+    const text = host.decode(await this.bytes(), false);
+    return text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
+  }
+
+  async json() {
+    return JSON.parse(await this.text());
+  }
+
+  async blob() {
+    return new Blob([await this.bytes()], { type: this.headers.get("content-type") ?? "" });
+  }
+
+  async formData() {
+    const type = this.headers.get("content-type") ?? "";
+    if (/^multipart\/form-data\b/i.test(type)) return decodeForm(await this.bytes(), type);
+    if (!/^application\/x-www-form-urlencoded\b/i.test(type)) throw new TypeError(`the type ${JSON.stringify(type)} is none of a form`);
+    const form = new FormData();
+    for (const [name, value] of new URLSearchParams(await this.text())) form.append(name, value);
+    return form;
+  }
+}
+
+const { take, takeHandle, move, use, share } = Body;
+for (const name of ["take", "takeHandle", "move", "use", "share"]) delete Body[name];
+
+export { use as useBody };
+
+const SECRET = Symbol();
+const USUAL_METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
+
+export class Request extends Body {
+  #url;
+  #method = "GET";
+  #headers;
+  #signal;
+  #redirect = "follow";
+
+  constructor(input, init = {}) {
+    super();
+    if (input === SECRET) {
+      this.#url = init.url;
+      this.#method = init.method;
+      this.#headers = init.headers;
+      if (init.handle) takeHandle(this, init.handle);
+      return;
+    }
+    const source = input instanceof Request ? input : null;
+    if (source) {
+      this.#url = source.#url;
+      this.#method = source.#method;
+      this.#redirect = source.#redirect;
+      this.#signal = source.#signal;
+    } else {
+      const url = new URL(input);
+      if (url.username || url.password) throw new TypeError("a request's URL has no credentials");
+      this.#url = url.href;
+    }
+    const { method, headers, body, signal, redirect } = init;
+    if (method !== undefined) {
+      const name = String(method);
+      if (!NAME.test(name) || /^(connect|trace|track)$/i.test(name)) throw new TypeError(`the method ${name} is not allowed`);
+      this.#method = USUAL_METHODS.includes(name.toUpperCase()) ? name.toUpperCase() : name;
+    }
+    if (redirect !== undefined) this.#redirect = String(redirect);
+    if (signal) this.#signal = signal;
+    this.#headers = new Headers(headers ?? source?.headers);
+    if (body !== undefined && body !== null) {
+      if (this.#method === "GET" || this.#method === "HEAD") throw new TypeError(`a ${this.#method} request has no body`);
+      const type = take(this, body);
+      if (type && !this.#headers.has("content-type")) this.#headers.set("content-type", type);
+    } else if (source) {
+      move(this, source);
+    }
+  }
+
+  get url() {
+    return this.#url;
+  }
+
+  get method() {
+    return this.#method;
+  }
+
+  get headers() {
+    return this.#headers;
+  }
+
+  get redirect() {
+    return this.#redirect;
+  }
+
+  get signal() {
+    this.#signal ??= new AbortController().signal;
+    return this.#signal;
+  }
+
+  clone() {
+    const copy = new Request(SECRET, { url: this.#url, method: this.#method, headers: new Headers(this.#headers) });
+    copy.#signal = this.#signal;
+    copy.#redirect = this.#redirect;
+    share(copy, this);
+    return copy;
+  }
+}
+
+/** A request that came in. `handle` is the stream of its body, 0 for none. */
+export function incomingRequest(method, url, list, handle) {
+  return new Request(SECRET, { method, url, headers: headersFrom(list), handle });
+}
+
+const BODILESS = [101, 103, 204, 205, 304];
+const REDIRECTS = [301, 302, 303, 307, 308];
+
+export class Response extends Body {
+  #status = 200;
+  #statusText = "";
+  #headers;
+  #url = "";
+  #redirected = false;
+  #type = "default";
+
+  constructor(body = null, init = {}) {
+    super();
+    if (body === SECRET) {
+      this.#status = init.status;
+      this.#headers = init.headers;
+      this.#url = init.url;
+      this.#redirected = init.redirected;
+      this.#type = "basic";
+      if (init.handle) takeHandle(this, init.handle);
+      return;
+    }
+    const { status = 200, statusText = "", headers } = init ?? {};
+    const code = Number(status);
+    if (!(code >= 200 && code <= 599)) throw new RangeError(`the status ${status} is none of 200 to 599`);
+    if (body !== null && body !== undefined && BODILESS.includes(code)) throw new TypeError(`a response of status ${code} has no body`);
+    this.#status = Math.trunc(code);
+    this.#statusText = String(statusText);
+    this.#headers = new Headers(headers);
+    const type = take(this, body);
+    if (type && !this.#headers.has("content-type")) this.#headers.set("content-type", type);
+  }
+
+  static json(value, init = {}) {
+    const text = JSON.stringify(value);
+    if (text === undefined) throw new TypeError("the value has no form in JSON");
+    const response = new Response(text, init);
+    if (!new Headers(init.headers).has("content-type")) response.#headers.set("content-type", "application/json");
+    return response;
+  }
+
+  static redirect(url, status = 302) {
+    if (!REDIRECTS.includes(status)) throw new RangeError(`the status ${status} is none of a redirection`);
+    return new Response(null, { status, headers: { location: new URL(url).href } });
+  }
+
+  static error() {
+    return new Response(SECRET, { status: 0, headers: new Headers(), url: "", redirected: false });
+  }
+
+  get status() {
+    return this.#status;
+  }
+
+  get ok() {
+    return this.#status >= 200 && this.#status <= 299;
+  }
+
+  get statusText() {
+    return this.#statusText;
+  }
+
+  get headers() {
+    return this.#headers;
+  }
+
+  get url() {
+    return this.#url;
+  }
+
+  get redirected() {
+    return this.#redirected;
+  }
+
+  get type() {
+    return this.#status === 0 ? "error" : this.#type;
+  }
+
+  clone() {
+    const copy = new Response(null, { headers: this.#headers });
+    copy.#status = this.#status;
+    copy.#statusText = this.#statusText;
+    copy.#url = this.#url;
+    copy.#redirected = this.#redirected;
+    copy.#type = this.#type;
+    share(copy, this);
+    return copy;
+  }
+}
+
+/** An answer of another server. */
+export function incomingResponse(init) {
+  return new Response(SECRET, init);
+}
+
+export function isRedirect(status) {
+  return REDIRECTS.includes(status);
+}

@@ -1,0 +1,166 @@
+// The globals of the environment, and how a call becomes `fetch(request, env, ctx)` of the user's module.
+import * as host from "hearth:host";
+import { Blob, File, FormData } from "./blob.js";
+import { structuredClone } from "./clone.js";
+import { console, inspect } from "./console.js";
+import { Crypto, CryptoKey, SubtleCrypto } from "./crypto.js";
+import { TextDecoder, TextEncoder } from "./encoding.js";
+import * as events from "./events.js";
+import { fetch, send } from "./fetch.js";
+import { Headers, Request, Response, headersList, incomingRequest, useBody } from "./http.js";
+import * as streams from "./streams.js";
+import { clearTimeout, clearTimers, setInterval, setTimeout } from "./timers.js";
+import { URL, URLSearchParams } from "./url.js";
+
+class Performance {
+  #origin = host.now();
+
+  get timeOrigin() {
+    return Date.now() - this.now();
+  }
+
+  now() {
+    return host.now() - this.#origin;
+  }
+
+  /** Time begins with the instance, not with its snapshot. */
+  static begin(performance) {
+    performance.#origin = host.now();
+  }
+}
+
+const beginTime = Performance.begin;
+delete Performance.begin;
+const performance = new Performance();
+
+/** Where in the user's code: the first frame that is not of the environment. */
+function position(error) {
+  const frames = String(error?.stack ?? "").split("\n");
+  return frames.map((frame) => /([^\s()]+:\d+:\d+)\)?$/.exec(frame)?.[1]).find((place) => place && !place.startsWith("hearth:"));
+}
+
+/** An exception that nobody caught, as its owner reads it. The first line says it all. */
+function described(error) {
+  const [title, ...rest] = inspect(error).split("\n");
+  const place = position(error);
+  return [place ? `${title} (${place})` : title, ...rest].join("\n");
+}
+
+function reportError(error) {
+  host.log(true, `uncaught ${described(error)}`);
+}
+
+/** A promise was rejected and nobody handled it before the next wait. */
+export function unhandled(reason) {
+  host.log(true, `unhandled rejection: ${described(reason)}`);
+}
+
+const globals = {
+  Blob,
+  Crypto,
+  CryptoKey,
+  File,
+  FormData,
+  Headers,
+  Performance,
+  Request,
+  Response,
+  SubtleCrypto,
+  TextDecoder,
+  TextEncoder,
+  URL,
+  URLSearchParams,
+  clearInterval: clearTimeout,
+  clearTimeout,
+  console,
+  crypto: new Crypto(),
+  fetch,
+  navigator: Object.freeze({ userAgent: "Hearth", hardwareConcurrency: 1 }),
+  performance,
+  reportError,
+  self: globalThis,
+  setInterval,
+  setTimeout,
+  structuredClone,
+  ...events,
+  ...streams,
+};
+delete globals.isDisturbed;
+for (const [name, value] of Object.entries(globals)) {
+  Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
+  // Classes name themselves in Object.prototype.toString.
+  const prototype = typeof value === "function" ? value.prototype : undefined;
+  if (prototype && !Object.hasOwn(prototype, Symbol.toStringTag)) {
+    Object.defineProperty(prototype, Symbol.toStringTag, { value: name, configurable: true });
+  }
+}
+Math.random = host.randomNumber;
+
+let handler;
+let env;
+
+/** Before the user's module is evaluated. */
+export function begin() {
+  beginTime(performance);
+}
+
+/** Takes the user's module, once it is evaluated. */
+export function accept(namespace) {
+  const exported = namespace.default;
+  if (typeof exported?.fetch !== "function") {
+    throw new TypeError("the module has no default export with a function `fetch`: export default { fetch(request, env, ctx) { … } }");
+  }
+  handler = exported;
+}
+
+/** What an exception at load is: its title, its place and its frames. */
+export function loadProblem(error) {
+  const isError = error instanceof Error || error instanceof DOMException;
+  const title = isError ? `${error.name}: ${error.message}` : `thrown: ${inspect(error, 1)}`;
+  const [, file, line, column] = /^(.*):(\d+):(\d+)$/.exec(position(error) ?? "") ?? [];
+  return [title, file ?? "", Number(line ?? 0), Number(column ?? 0), isError ? String(error.stack ?? "").trimEnd() : ""];
+}
+
+async function respond(response) {
+  if (!(response instanceof Response)) {
+    throw new TypeError(`fetch returned no Response but ${inspect(response, 1)}`);
+  }
+  if (response.status === 0) throw new TypeError("fetch returned Response.error()");
+  const body = useBody(response);
+  const list = headersList(response.headers);
+  const isThere = body.bytes !== null || body.handle !== 0 || body.stream !== null;
+  if (body.bytes && !response.headers.has("content-length")) list.push("content-length", String(body.bytes.length));
+  const output = host.respond(response.status, list, isThere);
+  if (isThere) await send(body, output);
+}
+
+async function serve() {
+  const pending = [];
+  const ctx = {
+    waitUntil(promise) {
+      pending.push(promise);
+    },
+    passThroughOnException() {},
+  };
+  try {
+    const [method, url, list, handle] = host.request();
+    env ??= host.environment();
+    await respond(await handler.fetch(incomingRequest(method, url, list, handle), env, ctx));
+  } catch (error) {
+    reportError(error);
+    host.fail(error instanceof Error && error.name === "InternalError" && error.message === "out of memory");
+  }
+  while (pending.length > 0) {
+    for (const { status, reason } of await Promise.allSettled(pending.splice(0))) {
+      if (status === "rejected") host.log(true, `waitUntil: uncaught ${described(reason)}`);
+    }
+  }
+}
+
+/** Answers the call that the host has now. */
+export function handle() {
+  serve().finally(() => {
+    clearTimers();
+    host.done();
+  });
+}

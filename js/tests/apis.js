@@ -1,0 +1,324 @@
+// What the environment has, checked from inside. The engine's tests run it, and docs/javascript.md holds the table that they
+// make of its answer.
+
+function equal(got, wanted) {
+  const [a, b] = [JSON.stringify(got), JSON.stringify(wanted)];
+  if (a !== b) throw new Error(`${a} is not ${b}`);
+}
+
+async function throws(run, name) {
+  try {
+    await run();
+  } catch (error) {
+    return equal(error.name, name);
+  }
+  throw new Error(`no ${name} was thrown`);
+}
+
+const hex = (buffer) => Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const bytes = (text) => new TextEncoder().encode(text);
+
+async function collected(stream) {
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return chunks;
+}
+
+const CHECKS = {
+  "AbortController, AbortSignal": {
+    async "abort, reason, abort event"() {
+      const controller = new AbortController();
+      let heard = 0;
+      controller.signal.addEventListener("abort", () => heard++);
+      controller.abort(new Error("enough"));
+      controller.abort();
+      equal([controller.signal.aborted, controller.signal.reason.message, heard], [true, "enough", 1]);
+      await throws(() => controller.signal.throwIfAborted(), "Error");
+    },
+    async "AbortSignal.timeout"() {
+      const signal = AbortSignal.timeout(1);
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      equal(signal.reason.name, "TimeoutError");
+    },
+    async "AbortSignal.any, AbortSignal.abort"() {
+      equal(AbortSignal.any([new AbortController().signal, AbortSignal.abort("x")]).reason, "x");
+    },
+  },
+  "atob, btoa": {
+    async "both ways, and what is no base64"() {
+      equal([btoa("h\xe9arth"), atob("aOlhcnRo")], ["aOlhcnRo", "h\xe9arth"]);
+      await throws(() => atob("a"), "InvalidCharacterError");
+    },
+  },
+  "Blob, File": {
+    async "parts, slice, text, stream"() {
+      const blob = new Blob(["ab", bytes("cd"), new Blob(["ef"])], { type: "text/plain" });
+      equal([blob.size, blob.type, await blob.slice(1, 4).text()], [6, "text/plain", "bcd"]);
+      equal(await new Response(blob.stream()).text(), "abcdef");
+      equal(new File(["x"], "a.txt").name, "a.txt");
+    },
+  },
+  console: {
+    async "levels, formats, objects"() {
+      console.log("%s is %d", "one", 1, { a: [1, { b: new Map([["k", 2]]) }] });
+      console.warn(new Error("shown"));
+    },
+  },
+  crypto: {
+    async "getRandomValues, randomUUID"() {
+      const [a, b] = [crypto.getRandomValues(new Uint8Array(16)), crypto.getRandomValues(new Uint8Array(16))];
+      if (hex(a) === hex(b)) throw new Error("twice the same");
+      equal(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(crypto.randomUUID()), true);
+      await throws(() => crypto.getRandomValues(new Float32Array(1)), "TypeMismatchError");
+    },
+    async "subtle.digest: SHA-1, SHA-256, SHA-384, SHA-512"() {
+      const digests = { "SHA-1": "a9993e36", "SHA-256": "ba7816bf", "SHA-384": "cb00753f", "SHA-512": "ddaf35a1" };
+      for (const [name, start] of Object.entries(digests)) {
+        equal(hex(await crypto.subtle.digest(name, bytes("abc"))).slice(0, 8), start);
+      }
+      await throws(() => crypto.subtle.digest("MD5", bytes("")), "NotSupportedError");
+    },
+    async "subtle with HMAC keys: importKey, generateKey, exportKey, sign, verify"() {
+      const algorithm = { name: "HMAC", hash: "SHA-256" };
+      const key = await crypto.subtle.importKey("raw", bytes("key"), algorithm, true, ["sign", "verify"]);
+      const signature = await crypto.subtle.sign("HMAC", key, bytes("The quick brown fox jumps over the lazy dog"));
+      equal(hex(signature), "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8");
+      equal(await crypto.subtle.verify("HMAC", key, signature, bytes("another")), false);
+      equal((await crypto.subtle.exportKey("raw", await crypto.subtle.generateKey(algorithm, true, ["sign"]))).byteLength, 64);
+    },
+  },
+  "Event, EventTarget, CustomEvent": {
+    async "listeners, once, dispatch"() {
+      const target = new EventTarget();
+      const heard = [];
+      target.addEventListener("x", (event) => heard.push(event.detail), { once: true });
+      target.dispatchEvent(new CustomEvent("x", { detail: 1 }));
+      target.dispatchEvent(new CustomEvent("x", { detail: 2 }));
+      equal(heard, [1]);
+    },
+  },
+  fetch: {
+    async "answers, headers, bodies both ways"(base) {
+      const answer = await fetch(`${base}/echo`, { method: "POST", body: "ping", headers: { "x-sent": "yes" } });
+      equal([answer.status, answer.ok, await answer.text()], [200, true, "ping"]);
+    },
+    async "a stream as the body"(base) {
+      const { readable, writable } = new TransformStream();
+      const writer = writable.getWriter();
+      writer.write(bytes("one "));
+      writer.write(bytes("two")).then(() => writer.close());
+      equal(await (await fetch(`${base}/echo`, { method: "POST", body: readable, duplex: "half" })).text(), "one two");
+    },
+    async "redirections, and manual ones"(base) {
+      const followed = await fetch(`${base}/redirect`);
+      equal([followed.redirected, new URL(followed.url).pathname, await followed.text()], [true, "/hello", "hello"]);
+      equal((await fetch(`${base}/redirect`, { redirect: "manual" })).status, 302);
+      await throws(() => fetch(`${base}/redirect`, { redirect: "error" }), "TypeError");
+    },
+    async "abort by signal"(base) {
+      await throws(() => fetch(`${base}/never`, { signal: AbortSignal.timeout(20) }), "TimeoutError");
+    },
+    async "a host that no rule names is denied"() {
+      await throws(() => fetch("http://elsewhere.example/"), "TypeError");
+    },
+  },
+  FormData: {
+    async "fields, files, as a body and from one"() {
+      const form = new FormData();
+      form.append("a", "1");
+      form.append("a", "2");
+      form.append("file", new Blob(["data"], { type: "text/x" }), "f.txt");
+      const read = await new Response(form).formData();
+      equal([read.getAll("a"), read.get("file").name, await read.get("file").text()], [["1", "2"], "f.txt", "data"]);
+      const encoded = new Response("b=x+y", { headers: { "content-type": "application/x-www-form-urlencoded" } });
+      equal((await encoded.formData()).get("b"), "x y");
+    },
+  },
+  Headers: {
+    async "names, values, order, set-cookie"() {
+      const headers = new Headers({ B: "1", a: " 2 " });
+      headers.append("b", "3");
+      headers.append("set-cookie", "x");
+      headers.append("set-cookie", "y");
+      equal([...headers], [["a", "2"], ["b", "1, 3"], ["set-cookie", "x"], ["set-cookie", "y"]]);
+      equal(headers.getSetCookie(), ["x", "y"]);
+      await throws(() => headers.set("a b", "1"), "TypeError");
+    },
+  },
+  "performance": {
+    async "now, timeOrigin"() {
+      const before = performance.now();
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      if (!(performance.now() - before >= 1)) throw new Error("time stands still");
+      if (Math.abs(performance.timeOrigin + performance.now() - Date.now()) > 1000) throw new Error("another time");
+    },
+  },
+  queueMicrotask: {
+    async "before timers"() {
+      const order = [];
+      await new Promise((resolve) => {
+        setTimeout(() => resolve(order.push("timer")), 0);
+        queueMicrotask(() => order.push("task"));
+      });
+      equal(order, ["task", "timer"]);
+    },
+  },
+  "ReadableStream": {
+    async "readers, cancel, async iteration, from, tee"() {
+      let canceled;
+      const source = { pull: (controller) => controller.enqueue(1), cancel: (reason) => void (canceled = reason) };
+      const reader = new ReadableStream(source).getReader();
+      equal(await reader.read(), { value: 1, done: false });
+      await reader.cancel("done");
+      equal(canceled, "done");
+      const [left, right] = ReadableStream.from([1, 2, 3]).tee();
+      equal([await collected(left), await collected(right)], [[1, 2, 3], [1, 2, 3]]);
+    },
+    async "errors, and locks"() {
+      const stream = new ReadableStream({ pull: () => Promise.reject(new RangeError("x")) });
+      await throws(() => collected(stream), "RangeError");
+      const locked = ReadableStream.from([]);
+      locked.getReader();
+      await throws(() => locked.getReader(), "TypeError");
+    },
+  },
+  "Request, Response": {
+    async "construction, clone, json, text, arrayBuffer, bytes, blob"() {
+      const request = new Request("http://a/b", { method: "post", body: JSON.stringify({ x: 1 }) });
+      equal([request.method, (await request.clone().json()).x, await request.text(), request.bodyUsed], ["POST", 1, '{"x":1}', true]);
+      await throws(() => request.text(), "TypeError");
+      const response = Response.json({ y: 2 }, { status: 201 });
+      equal([response.status, response.headers.get("content-type"), await response.text()], [201, "application/json", '{"y":2}']);
+      equal((await new Response("abc").arrayBuffer()).byteLength, 3);
+      equal((await new Response(new URLSearchParams({ a: "b" })).bytes()).length, 3);
+      await throws(() => new Response("x", { status: 204 }), "TypeError");
+      equal(Response.redirect("http://a/", 303).headers.get("location"), "http://a/");
+    },
+  },
+  structuredClone: {
+    async "objects, cycles, maps, dates, buffers, errors; not functions"() {
+      const value = { date: new Date(5), map: new Map([[1, new Set([2])]]), bytes: new Uint8Array([1, 2]), error: new RangeError("x") };
+      value.self = value;
+      const clone = structuredClone(value);
+      equal(clone.self === clone, true);
+      equal([clone.date.getTime(), clone.map.get(1).has(2), clone.bytes[1], clone.error.name], [5, true, 2, "RangeError"]);
+      await throws(() => structuredClone(() => {}), "DataCloneError");
+    },
+  },
+  "TextEncoder, TextDecoder": {
+    async "UTF-8, also in pieces, replaced or fatal"() {
+      equal([...bytes("aß€😀")], [97, 195, 159, 226, 130, 172, 240, 159, 152, 128]);
+      const decoder = new TextDecoder();
+      equal(decoder.decode(new Uint8Array([0xe2, 0x82]), { stream: true }) + decoder.decode(new Uint8Array([0xac])), "€");
+      equal(new TextDecoder().decode(new Uint8Array([0xff, 97])), "\ufffda");
+      await throws(() => new TextDecoder("utf-8", { fatal: true }).decode(new Uint8Array([0xff])), "TypeError");
+      equal(new TextEncoder().encodeInto("a€", new Uint8Array(3)), { read: 1, written: 1 });
+    },
+    async "TextEncoderStream, TextDecoderStream"() {
+      const stream = ReadableStream.from(["a", "€"]).pipeThrough(new TextEncoderStream()).pipeThrough(new TextDecoderStream());
+      equal((await collected(stream)).join(""), "a€");
+    },
+  },
+  "setTimeout, setInterval": {
+    async "order, arguments, clearing"() {
+      const order = [];
+      const cleared = setTimeout(() => order.push("never"), 1);
+      clearTimeout(cleared);
+      await new Promise((resolve) => {
+        setTimeout((word) => order.push(word), 4, "second");
+        setTimeout(() => order.push("first"), 1);
+        const interval = setInterval(() => order.push("again") === 4 && (clearInterval(interval), resolve()), 6);
+      });
+      equal(order, ["first", "second", "again", "again"]);
+    },
+  },
+  "TransformStream, WritableStream": {
+    async "pipeThrough, pipeTo, flush"() {
+      const seen = [];
+      const double = new TransformStream({
+        transform: (chunk, controller) => controller.enqueue(chunk * 2),
+        flush: (controller) => controller.enqueue("end"),
+      });
+      await ReadableStream.from([1, 2]).pipeThrough(double).pipeTo(new WritableStream({ write: (chunk) => void seen.push(chunk) }));
+      equal(seen, [2, 4, "end"]);
+    },
+    async "errors go both ways"() {
+      const failing = new TransformStream({ transform: () => { throw new RangeError("x"); } });
+      await throws(() => collected(ReadableStream.from([1]).pipeThrough(failing)), "RangeError");
+      const sink = new WritableStream({ write: () => Promise.reject(new SyntaxError("x")) });
+      await throws(() => ReadableStream.from([1, 2, 3]).pipeTo(sink), "SyntaxError");
+    },
+    async "back pressure"() {
+      const { readable, writable } = new TransformStream();
+      const writer = writable.getWriter();
+      equal(writer.desiredSize, 1);
+      writer.write(1);
+      equal(writer.desiredSize, 0);
+      equal((await readable.getReader().read()).value, 1);
+      await writer.ready;
+    },
+  },
+  "URL, URLSearchParams": {
+    async "parts, relative ones, setters"() {
+      const url = new URL("../c?x=1#y", "HTTP://user:pw@EXAMPLE.com:80/a/b/");
+      equal(url.href, "http://user:pw@example.com/a/c?x=1#y");
+      equal([url.origin, url.port, url.pathname, url.search, url.hash], ["http://example.com", "", "/a/c", "?x=1", "#y"]);
+      url.searchParams.append("z", "ä b");
+      url.port = "8080";
+      equal(url.href, "http://user:pw@example.com:8080/a/c?x=1&z=%C3%A4+b#y");
+    },
+    async "hosts: IPv4, IPv6, international names"() {
+      const hostOf = (text) => new URL(text).host;
+      equal(["http://0x7f.1/", "http://[::1]:3/", "http://bücher.example/", "http://[2001:db8:0:0:1:0:0:1]/"].map(hostOf), [
+        "127.0.0.1",
+        "[::1]:3",
+        "xn--bcher-kva.example",
+        "[2001:db8::1:0:0:1]",
+      ]);
+      await throws(() => new URL("http://a b/"), "TypeError");
+      equal([URL.canParse("x"), new URL("data:text/plain,hi").pathname], [false, "text/plain,hi"]);
+    },
+    async "search parameters"() {
+      const params = new URLSearchParams("?b=2&a=1&b=3");
+      params.sort();
+      equal([params.toString(), params.getAll("b"), params.size], ["a=1&b=2&b=3", ["2", "3"], 3]);
+      params.set("b", "x");
+      params.delete("a");
+      equal([...params], [["b", "x"]]);
+    },
+  },
+  "the language": {
+    async "RegExp with named groups, look-behind and Unicode"() {
+      equal(/(?<=\$)(?<n>\d+)/u.exec("a $42").groups.n, "42");
+    },
+    async "BigInt, Proxy, WeakRef, generators, iterator helpers"() {
+      const held = {};
+      equal([String(2n ** 64n), new Proxy({}, { get: () => 1 }).x, new WeakRef(held).deref() === held], ["18446744073709551616", 1, true]);
+      equal([1, 2, 3].values().map((x) => x * 2).toArray(), [2, 4, 6]);
+    },
+    async "deep recursion is a RangeError"() {
+      const deep = (n) => 1 + deep(n + 1);
+      await throws(() => deep(0), "RangeError");
+    },
+    async "Intl"() {
+      if (typeof Intl === "undefined") throw new Error("there is none");
+    },
+  },
+};
+
+export default {
+  async fetch(request, env) {
+    const results = [];
+    for (const [group, checks] of Object.entries(CHECKS)) {
+      for (const [name, check] of Object.entries(checks)) {
+        try {
+          await check(env.BASE);
+          results.push({ group, name, problem: null });
+        } catch (error) {
+          results.push({ group, name, problem: `${error.name}: ${error.message} ${error.stack}` });
+        }
+      }
+    }
+    return Response.json(results);
+  },
+};
