@@ -43,7 +43,11 @@ impl Host {
             Ok((payload, digest(&self.path(&config.bin_dir.join(name)))?))
         };
         Ok(Observed {
-            programs: [digests(PROGRAMS[0])?, digests(PROGRAMS[1])?],
+            programs: [
+                digests(PROGRAMS[0])?,
+                digests(PROGRAMS[1])?,
+                digests(PROGRAMS[2])?,
+            ],
             shim_config: self.read(&plan::shim_config_path(&config.bin_dir))?,
             drop_in: self.read(&containerd_config::drop_in_path(&config.containerd_config))?,
             main: self.read(&config.containerd_config)?,

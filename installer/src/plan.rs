@@ -6,7 +6,11 @@ use crate::config::{Config, Restart};
 use crate::containerd_config::{self, ConfigError};
 
 /// Programs of the payload, in the order in which they are replaced: a new shim must not meet an old engine.
-pub const PROGRAMS: [&str; 2] = ["hearth-engine", containerd_config::SHIM];
+pub const PROGRAMS: [&str; 3] = [
+    "hearth-javascript.wasm",
+    "hearth-engine",
+    containerd_config::SHIM,
+];
 
 /// SHA-256 of a file's content.
 pub type Digest = [u8; 32];
@@ -15,7 +19,7 @@ pub type Digest = [u8; 32];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
     /// For each of [`PROGRAMS`]: what the payload has, and what the node has.
-    pub programs: [(Digest, Option<Digest>); 2],
+    pub programs: [(Digest, Option<Digest>); PROGRAMS.len()],
     /// The shim's configuration file.
     pub shim_config: Option<String>,
     /// containerd's drop-in.
@@ -189,7 +193,7 @@ mod tests {
 
     fn fresh() -> Observed {
         Observed {
-            programs: [(NEW, None); 2],
+            programs: [(NEW, None); PROGRAMS.len()],
             shim_config: None,
             drop_in: None,
             main: Some("version = 3\n".to_owned()),
@@ -255,7 +259,7 @@ mod tests {
         check(&installed, &[], &[], false);
         check(
             &Observed {
-                programs: [(NEW, Some(OLD)), (NEW, Some(NEW))],
+                programs: [(NEW, Some(NEW)), (NEW, Some(OLD)), (NEW, Some(NEW))],
                 ..installed.clone()
             },
             &["hearth-engine"],

@@ -275,7 +275,8 @@ fn kind_word(kind: BundleKind) -> io::Result<&'static str> {
     }
 }
 
-fn hash(file: &mut File) -> io::Result<(String, u64)> {
+/// SHA-256 in hexadecimal digits, and length, of all that is left; what was read is rewound.
+pub(crate) fn hash(file: &mut (impl Read + Seek)) -> io::Result<(String, u64)> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     let mut bytes = 0;

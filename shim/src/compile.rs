@@ -8,7 +8,7 @@ use hearth_contract::FailureReason;
 use hearth_contract::proto::{self, BundleInput, Compiled, compile_result};
 
 use crate::artifact::Draft;
-use crate::bundle::{Contents, Failure};
+use crate::bundle::Failure;
 use crate::cgroup::Cgroup;
 use crate::process::{self, NOBODY, Network, Process};
 
@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub async fn run(
     exe: &Path,
     cgroup: Option<&Cgroup>,
-    contents: &Contents,
+    input: BundleInput,
     inputs: &[OwnedFd],
     draft: &Draft,
     deadline: Duration,
@@ -28,7 +28,7 @@ pub async fn run(
     let mut process = process::spawn(exe, "compile", &Network::Empty, NOBODY)
         .await
         .map_err(|error| Failure::node("starting the compile helper", error))?;
-    let answer = ask(&process, cgroup, contents, inputs, draft, deadline).await;
+    let answer = ask(&process, cgroup, input, inputs, draft, deadline).await;
     // It may still hold the draft open for writing, so it must be gone before anybody trusts the file.
     if let Err(error) = process.child.kill().await {
         return Err(Failure::node("ending the compile helper", error));
@@ -50,7 +50,7 @@ pub async fn run(
 async fn ask(
     process: &Process,
     cgroup: Option<&Cgroup>,
-    contents: &Contents,
+    input: BundleInput,
     inputs: &[OwnedFd],
     draft: &Draft,
     deadline: Duration,
@@ -63,10 +63,6 @@ async fn ask(
     // When memory runs out, the helper goes before the engine that answers calls.
     process::set_oom_score(process.pid, 1000)
         .map_err(|error| Failure::node("setting the compile helper's OOM score", error))?;
-    let input = match contents {
-        Contents::Wasm(_) => BundleInput::Wasm,
-        Contents::Layers(_) => BundleInput::Layers,
-    };
     let request = proto::CompileRequest {
         input: input.into(),
         deadline_ms: u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX),

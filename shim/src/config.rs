@@ -12,6 +12,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The engine's binary. Unset: `hearth-engine` beside the shim's own binary.
     pub engine: PathBuf,
+    /// The JavaScript environment. Unset: `hearth-javascript.wasm` beside the shim's own binary.
+    pub javascript: PathBuf,
     /// Wall-clock bound of one compilation, in milliseconds. Unset: 120,000.
     pub compile_deadline_ms: u32,
     /// Bytes that the artifact cache may hold; the least recently used go first. Unset: 10 GiB.
@@ -23,6 +25,7 @@ impl Default for Config {
         Self {
             state_dir: PathBuf::from("/var/lib/hearth"),
             engine: PathBuf::from("hearth-engine"),
+            javascript: PathBuf::from("hearth-javascript.wasm"),
             compile_deadline_ms: 120_000,
             cache_bytes: 10 << 30,
         }
@@ -66,6 +69,7 @@ impl Config {
         };
         // A relative path means beside the shim: an upgrade moves both at once.
         config.engine = bin_dir.join(&config.engine);
+        config.javascript = bin_dir.join(&config.javascript);
         Ok(config)
     }
 }

@@ -135,11 +135,7 @@ mod tests {
     use super::*;
 
     fn wanted_of(json: &str) -> Result<Wanted, InvalidSetting> {
-        let source = Source {
-            image: "i".into(),
-            digest: None,
-            pull: false,
-        };
+        let source = Source::JavaScript("".into());
         wanted("c1", &serde_json::from_str(json).unwrap(), source)
     }
 

@@ -1,26 +1,38 @@
 //! From a bundle's name to a verified artifact: cache, else pull, else compile.
 
+use std::fs::File;
+use std::io::Cursor;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_contract::proto::{BundleKind, Placement, State};
+use hearth_contract::proto::{BundleInput, BundleKind, Placement, State};
 use hearth_contract::{FailureReason, StartKind};
 use tokio::sync::Semaphore;
 
-use crate::artifact::{Artifact, Cache};
-use crate::bundle::{self, Failure, Resolved};
+use crate::artifact::{self, Artifact, Cache};
+use crate::bundle::{self, Contents, Failure, Resolved};
 use crate::cgroup::Cgroup;
 use crate::compile;
+use crate::config::Config;
 use crate::containerd::Containerd;
 
 /// Bundles of one container that are pulled or compiled at once; the rest waits. Compiling uses every core.
 const AT_ONCE: usize = 2;
 
+/// What runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The bundle in an image.
+    Image(Image),
+    /// A module, in the JavaScript environment that is installed beside the shim.
+    JavaScript(Arc<str>),
+}
+
 /// Which bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct Image {
     /// The image's name, as its user wrote it.
     pub image: String,
     /// The manifest digest that it is known to stand for.
@@ -34,12 +46,14 @@ pub struct Source {
 pub struct Prepared {
     /// The engine that the artifact is for.
     pub fingerprint: String,
-    /// Digest of the bundle.
+    /// Digest of the bundle, or of the module.
     pub digest: String,
     /// What it exports.
     pub kind: BundleKind,
     /// The verified artifact, read-only.
     pub artifact: Arc<OwnedFd>,
+    /// A module for it, as a sealed memory file.
+    pub module: Option<Arc<OwnedFd>>,
     /// How it came here.
     pub placement: Placement,
     /// The word for the first call that needed it.
@@ -52,26 +66,26 @@ pub struct Preparer {
     containerd: Containerd,
     cache: Cache,
     engine: PathBuf,
+    javascript: PathBuf,
     cgroup: Option<Cgroup>,
     deadline: Duration,
     places: Semaphore,
 }
 
 impl Preparer {
-    /// A preparer whose compile helpers run in `cgroup`, each for at most `deadline`.
+    /// A preparer whose compile helpers run in `cgroup`.
     pub fn new(
         containerd: Containerd,
-        cache: Cache,
-        engine: PathBuf,
+        config: &Config,
         cgroup: Option<Cgroup>,
-        deadline: Duration,
     ) -> Self {
         Self {
             containerd,
-            cache,
-            engine,
+            cache: Cache::new(&config.state_dir, config.cache_bytes),
+            engine: config.engine.clone(),
+            javascript: config.javascript.clone(),
             cgroup,
-            deadline,
+            deadline: Duration::from_millis(config.compile_deadline_ms.into()),
             places: Semaphore::new(AT_ONCE),
         }
     }
@@ -83,6 +97,10 @@ impl Preparer {
         source: &Source,
         on_state: impl Fn(State),
     ) -> Result<Prepared, Failure> {
+        let source = match source {
+            Source::Image(image) => image,
+            Source::JavaScript(code) => return self.module(fingerprint, code, on_state).await,
+        };
         // The path of an activation on a node that knows the bundle: one file, no containerd.
         if let Some(digest) = &source.digest
             && let Some(artifact) = self.lookup(fingerprint, digest).await?
@@ -105,7 +123,57 @@ impl Preparer {
             return Ok(self.found(fingerprint, resolved.digest, artifact, pull_ms));
         }
         on_state(State::Compiling);
-        self.compile(fingerprint, &image, resolved, pull_ms).await
+        let input = match &resolved.contents {
+            Contents::Wasm(_) => BundleInput::Wasm,
+            Contents::Layers(_) => BundleInput::Layers,
+        };
+        let fetch = async || bundle::fetch(&self.containerd, &image, &resolved.contents).await;
+        let bundle = Bundle {
+            name: format!("image {image:?}"),
+            digest: resolved.digest.clone(),
+            input,
+            pull_ms,
+        };
+        self.compile(fingerprint, bundle, fetch).await
+    }
+
+    /// The JavaScript environment, and a module for it.
+    async fn module(
+        &self,
+        fingerprint: &str,
+        code: &Arc<str>,
+        on_state: impl Fn(State),
+    ) -> Result<Prepared, Failure> {
+        let (path, code) = (self.javascript.clone(), code.clone());
+        let read = move || {
+            let mut file = File::open(path)?;
+            let (environment, _) = artifact::hash(&mut file)?;
+            let (digest, _) = artifact::hash(&mut Cursor::new(code.as_bytes()))?;
+            let digests = [environment, digest].map(|hex| format!("sha256:{hex}"));
+            Ok((file, bundle::sealed(code.as_bytes())?, digests))
+        };
+        let (file, module, [environment, digest]) = blocking(read)
+            .await
+            .map_err(|error| Failure::node("reading the JavaScript environment", error))?;
+        let prepared = match self.lookup(fingerprint, &environment).await? {
+            Some(artifact) => self.found(fingerprint, environment, artifact, 0),
+            None => {
+                on_state(State::Compiling);
+                let bundle = Bundle {
+                    name: "the JavaScript environment".to_owned(),
+                    digest: environment,
+                    input: BundleInput::Wasm,
+                    pull_ms: 0,
+                };
+                let fetch = async || Ok(vec![file.into()]);
+                self.compile(fingerprint, bundle, fetch).await?
+            }
+        };
+        Ok(Prepared {
+            digest,
+            module: Some(Arc::new(module)),
+            ..prepared
+        })
     }
 
     fn found(
@@ -126,6 +194,7 @@ impl Preparer {
                 artifact_bytes: artifact.bytes,
             },
             artifact: Arc::new(artifact.file.into()),
+            module: None,
             start: match pull_ms {
                 0 => StartKind::Instantiate,
                 _ => StartKind::Pull,
@@ -134,7 +203,7 @@ impl Preparer {
     }
 
     /// The image under the name that containerd knows, pulled when it must be.
-    async fn resolve(&self, source: &Source) -> Result<(String, Resolved, bool), Failure> {
+    async fn resolve(&self, source: &Image) -> Result<(String, Resolved, bool), Failure> {
         let image = match &source.digest {
             Some(digest) => bundle::with_digest(&source.image, digest),
             None => bundle::normalise(&source.image),
@@ -156,13 +225,17 @@ impl Preparer {
     async fn compile(
         &self,
         fingerprint: &str,
-        image: &str,
-        resolved: Resolved,
-        pull_ms: u32,
+        bundle: Bundle,
+        fetch: impl AsyncFnOnce() -> Result<Vec<OwnedFd>, Failure>,
     ) -> Result<Prepared, Failure> {
         let node = |error: std::io::Error| Failure::node("storing the artifact", error);
         let compiling = Instant::now();
-        let digest = resolved.digest;
+        let Bundle {
+            name: bundle,
+            digest,
+            input,
+            pull_ms,
+        } = bundle;
         let patience = self.deadline + Duration::from_secs(10);
         let lock = self
             .cache
@@ -173,7 +246,7 @@ impl Preparer {
         if let Some(artifact) = self.lookup(fingerprint, &digest).await? {
             return Ok(self.found(fingerprint, digest, artifact, pull_ms));
         }
-        let inputs = bundle::fetch(&self.containerd, image, &resolved.contents).await?;
+        let inputs = fetch().await?;
         let draft = self
             .cache
             .draft(fingerprint, &digest, &lock)
@@ -181,14 +254,14 @@ impl Preparer {
         let compiled = compile::run(
             &self.engine,
             self.cgroup.as_ref(),
-            &resolved.contents,
+            input,
             &inputs,
             &draft,
             self.deadline,
         )
         .await
         .map_err(|failure| Failure {
-            message: format!("image {image:?}: {}", failure.message),
+            message: format!("{bundle}: {}", failure.message),
             ..failure
         })?;
         drop(inputs);
@@ -200,7 +273,7 @@ impl Preparer {
         drop(lock);
         let bytes = artifact.bytes;
         let compile_ms = millis(compiling.elapsed()).max(1);
-        tracing::info!(image, digest, compile_ms, bytes, "compiled");
+        tracing::info!(bundle, digest, compile_ms, bytes, "compiled");
         Ok(Prepared {
             placement: Placement {
                 cached: false,
@@ -223,6 +296,15 @@ impl Preparer {
             .await
             .map_err(|error| Failure::node("reading the artifact cache", error))
     }
+}
+
+/// What is compiled.
+struct Bundle {
+    /// For messages.
+    name: String,
+    digest: String,
+    input: BundleInput,
+    pull_ms: u32,
 }
 
 /// Hashing an artifact of tens of megabytes takes longer than a task call may wait.

@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::artifact::Cache;
 use crate::cgroup::Cgroup;
 use crate::config::Config;
 use crate::container::{Ask, KILL, ask, signal_code};
@@ -19,7 +18,7 @@ use crate::engine::{Death, Setup};
 use crate::error::TaskError;
 use crate::host::{Board, Desired, Host, Parts, sleep_until};
 use crate::logs::Logs;
-use crate::prepare::{Preparer, Source};
+use crate::prepare::{Image, Preparer, Source};
 use crate::process::{self, NOBODY, Network};
 use crate::spec::{Kind, Spec, annotation};
 use crate::state_file::StateFile;
@@ -104,24 +103,18 @@ impl Workload {
                 );
             }
             Kind::Plain | Kind::Pause => {
-                let source = Source {
+                let source = Source::Image(Image {
                     image: image_name(around.containerd, id, spec).await?,
                     digest: None,
                     pull: false,
-                };
+                });
                 let wanted =
                     plain::wanted(id, spec, source).map_err(|error| invalid(error.to_string()))?;
                 desired.functions.insert(id.to_owned(), wanted);
             }
         }
         let setup = setup(around, bundle, spec, kind, cgroup.clone()).await?;
-        let preparer = Preparer::new(
-            around.containerd.clone(),
-            Cache::new(&around.config.state_dir, around.config.cache_bytes),
-            around.config.engine.clone(),
-            cgroup,
-            Duration::from_millis(around.config.compile_deadline_ms.into()),
-        );
+        let preparer = Preparer::new(around.containerd.clone(), around.config, cgroup);
         let parts = Parts {
             setup,
             preparer,

@@ -186,6 +186,8 @@ pub(crate) fn pack(build: &Build) -> Result<Vec<Named>> {
             &build.program(program),
         )?;
     }
+    let javascript = bundles::directory(build.repository()).join("hearth-javascript.wasm");
+    installer = installer.program("/opt/hearth/bin/hearth-javascript.wasm", &javascript)?;
     // Nothing of it runs: it only names what a pool pod is.
     let pool = Image::new()
         .file(

@@ -92,9 +92,9 @@ fn build_programs(layout: &Layout, build: Option<&Build>, steps: &Steps) -> Resu
 }
 
 fn install(cluster: &Cluster, build: &Build, steps: &Steps) -> Result<()> {
-    let images = images::pack(build)?;
     steps.step("build the guests");
     bundles::build(build)?;
+    let images = images::pack(build)?;
     steps.step("push images");
     for named in &images {
         cluster.push_image(&named.name(), &named.image)?;

@@ -31,10 +31,11 @@ const OPERATOR: &str = "deployment/hearth-operator";
 /// Below a node's directory: where an installation puts files, and nobody else does.
 const PLACES: [&str; 3] = ["containerd/conf.d", "opt/hearth", "var/lib/hearth"];
 /// What it leaves on a node: parts of what [`found_on`] finds.
-const TRACES: [&str; 7] = [
+const TRACES: [&str; 8] = [
     "containerd/conf.d/hearth.toml",
     "opt/hearth/bin/containerd-shim-hearth-v1",
     "opt/hearth/bin/hearth-engine",
+    "opt/hearth/bin/hearth-javascript.wasm",
     "opt/hearth/shim.toml",
     ".cwasm",
     "imports = ",

@@ -15,6 +15,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::containerd::{CONFIG, Containerd, SOCKET};
 
 pub(crate) const DROP_IN: &str = "/etc/containerd/conf.d/hearth.toml";
+/// The program that is the same in all versions.
+pub(crate) const JAVASCRIPT: &str = "/opt/hearth/bin/hearth-javascript.wasm";
 pub(crate) const ENGINE: &str = "/opt/hearth/bin/hearth-engine";
 pub(crate) const SHIM: &str = "/opt/hearth/bin/containerd-shim-hearth-v1";
 pub(crate) const SHIM_CONFIG: &str = "/opt/hearth/shim.toml";
@@ -128,8 +130,9 @@ impl Node {
     /// Replaces the programs that are to be installed.
     pub(crate) fn payload(&self, engine: &str, shim: &str) {
         fs::create_dir_all(&self.config.payload).unwrap();
-        let names = [ENGINE, SHIM].map(|path| Path::new(path).file_name().unwrap());
-        for (name, text) in names.into_iter().zip([engine, shim]) {
+        let paths = [JAVASCRIPT, ENGINE, SHIM];
+        let names = paths.map(|path| Path::new(path).file_name().unwrap());
+        for (name, text) in names.into_iter().zip(["environment", engine, shim]) {
             fs::write(self.config.payload.join(name), text).unwrap();
         }
     }

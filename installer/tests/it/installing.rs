@@ -4,7 +4,7 @@ use hearth_installer::config;
 use hearth_installer::plan::PROGRAMS;
 
 use crate::containerd::{CONFIG, Restart};
-use crate::harness::{DROP_IN, ENGINE, File, Node, PENDING, SHIM, SHIM_CONFIG, refused, shim};
+use crate::harness::{DROP_IN, ENGINE, File, JAVASCRIPT, Node, PENDING, SHIM, SHIM_CONFIG, refused, shim};
 
 /// [`MAIN`](crate::harness::MAIN) with the one line that an installation adds.
 const IMPORTING_MAIN: &str = "\
@@ -32,6 +32,7 @@ async fn an_empty_node_gets_everything_with_one_restart() {
     };
     let files = node.files();
     expected.extend([
+        (JAVASCRIPT.to_owned(), file("environment", 0o755)),
         (ENGINE.to_owned(), file("engine 1", 0o755)),
         (SHIM.to_owned(), file(&shim("1"), 0o755)),
         (CONFIG.to_owned(), file(IMPORTING_MAIN, 0o600)),
@@ -67,7 +68,7 @@ async fn new_programs_come_without_a_restart() {
     expected.get_mut(ENGINE).unwrap().text = "engine 2".to_owned();
     expected.get_mut(SHIM).unwrap().text = shim("2");
     let plan = node.install().await.unwrap();
-    assert_eq!(plan.programs, PROGRAMS);
+    assert_eq!(plan.programs, PROGRAMS[1..]);
     assert_eq!(node.files(), expected);
     assert_eq!(node.containerd.take_restarts(), 0);
 }
@@ -151,7 +152,7 @@ async fn what_an_installer_left_that_died_between_two_programs_goes() {
     node.write(ENGINE, "engine 2");
     node.write(&format!("{SHIM}.new"), "half a sh");
     let plan = node.install().await.unwrap();
-    assert_eq!(plan.programs, [PROGRAMS[1]]);
+    assert_eq!(plan.programs, PROGRAMS[2..]);
     assert_eq!(node.files(), expected);
 }
 
@@ -172,7 +173,7 @@ async fn a_containerd_of_its_owners_gets_a_text_and_no_file() {
     let mut expected = node.files();
     node.install().await.unwrap();
     let files = node.files();
-    for path in [ENGINE, SHIM, SHIM_CONFIG] {
+    for path in [JAVASCRIPT, ENGINE, SHIM, SHIM_CONFIG] {
         expected.insert(path.to_owned(), files[path].clone());
     }
     assert_eq!(files, expected);

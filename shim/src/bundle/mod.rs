@@ -6,7 +6,8 @@
 mod manifest;
 mod reference;
 
-use std::io::{Seek, Write};
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 
 use hearth_contract::{FailureReason, proto};
@@ -142,13 +143,8 @@ async fn fetch_blob(
     image: &str,
     blob: &Descriptor,
 ) -> Result<OwnedFd, Failure> {
-    let node = |error: rustix::io::Errno| Failure::node("making a memory file", error);
-    let memory = rustix::fs::memfd_create(
-        "hearth-bundle",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )
-    .map_err(node)?;
-    let mut file = std::fs::File::from(memory);
+    let node = |error: std::io::Error| Failure::node("making a memory file", error);
+    let mut file = memory_file().map_err(node)?;
     let mut left = blob.size;
     containerd
         .read(&blob.digest, |piece| {
@@ -178,10 +174,25 @@ async fn fetch_blob(
             ),
         ));
     }
-    file.rewind()
-        .map_err(|error| Failure::node("rewinding a memory file", error))?;
+    seal(file).map_err(node)
+}
+
+/// A memory file with these bytes, which nobody can change.
+pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = memory_file()?;
+    file.write_all(bytes)?;
+    seal(file)
+}
+
+fn memory_file() -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(rustix::fs::memfd_create("hearth-bundle", flags)?.into())
+}
+
+fn seal(mut file: File) -> io::Result<OwnedFd> {
+    file.rewind()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&file, seals).map_err(node)?;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file.into())
 }
 

@@ -28,6 +28,8 @@ use slot::Slot;
 
 /// Finished preparations that wait to be heard.
 const QUEUE: usize = 64;
+/// What traces call a function's module.
+const MODULE: &str = "agent.js";
 /// Removed functions that the board still names; older ones are known by their absence.
 const REMOVED: usize = 1024;
 /// How long an engine may take to remove one function before it is taken for lost.
@@ -460,6 +462,7 @@ impl Actor {
             descriptors.extend(listener.map(|(_, socket)| socket.clone()));
         }
         descriptors.extend([self.logs.stdout.clone(), self.logs.stderr.clone()]);
+        descriptors.extend(prepared.module.clone());
         let message = to_engine::Message::Place(proto::Place {
             function: Some(wanted.function.clone().into()),
             digest: prepared.digest.clone(),
@@ -467,7 +470,10 @@ impl Actor {
             prefix_logs: self.prefix_logs,
             start: start.as_str().to_owned(),
             placement: Some(prepared.placement),
-            module: String::new(),
+            module: match prepared.module {
+                Some(_) => MODULE.to_owned(),
+                None => String::new(),
+            },
         });
         self.tell(message, descriptors);
         if let Some(slot) = self.slots.get_mut(uid) {

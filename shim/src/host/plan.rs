@@ -117,6 +117,7 @@ pub(super) fn differs(placed: &Placed, wanted: &Wanted, digest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prepare::Image;
     use hearth_contract::function::Capabilities;
     use hearth_contract::{FunctionKey, Limits, Reuse};
     use proptest::prelude::*;
@@ -135,11 +136,11 @@ mod tests {
                 target,
                 reuse: None,
             },
-            source: Source {
+            source: Source::Image(Image {
                 image: "i".into(),
                 digest: None,
                 pull: true,
-            },
+            }),
             port: 20_000,
         }
     }

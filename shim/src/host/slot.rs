@@ -84,12 +84,15 @@ impl Slot {
 
     /// Whether both name one bundle. The digest that the operator pins is the one that was found here.
     fn is_same_source(&self, old: &Source, new: &Source) -> bool {
+        let (Source::Image(before), Source::Image(after)) = (old, new) else {
+            return old == new;
+        };
         let found = self.prepared.as_ref().map(|prepared| &prepared.digest);
-        old == new
-            || (old.image == new.image
-                && old.pull == new.pull
-                && new.digest.is_some()
-                && new.digest.as_ref() == found)
+        before == after
+            || (before.image == after.image
+                && before.pull == after.pull
+                && after.digest.is_some()
+                && after.digest.as_ref() == found)
     }
 
     /// Notes a failure and plans the next try.
@@ -253,6 +256,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prepare::Image;
 
     #[test]
     fn pauses_grow_and_end_where_trying_cannot_help() {
@@ -286,13 +290,29 @@ mod tests {
                 target: 1,
                 reuse: None,
             },
-            source: Source {
+            source: Source::Image(Image {
                 image: image.to_owned(),
                 digest: digest.map(str::to_owned),
                 pull: true,
-            },
+            }),
             port: 20_000,
         }
+    }
+
+    #[test]
+    fn other_code_is_another_bundle() {
+        let wanted = |code: &str| Wanted {
+            source: Source::JavaScript(code.into()),
+            ..wanted("one", None, 1)
+        };
+        let mut slot = serving();
+        slot.want(Some(wanted("a")));
+        assert!(slot.prepared.is_none(), "from an image to code");
+        slot.prepared = serving().prepared.take();
+        slot.want(Some(wanted("a")));
+        assert!(slot.prepared.is_some(), "the same code");
+        slot.want(Some(wanted("b")));
+        assert!(slot.prepared.is_none(), "other code");
     }
 
     /// A function that serves the bundle `sha256:1` of the image `one`.
@@ -306,6 +326,7 @@ mod tests {
             digest: "sha256:1".to_owned(),
             kind: proto::BundleKind::Http,
             artifact: null(),
+            module: None,
             placement: proto::Placement::default(),
             start: StartKind::Compile,
         }));

@@ -11,7 +11,7 @@ use hearth_contract::{FUNCTION_PORTS, FailureReason, Function, pool_env};
 
 use crate::host::Desired;
 use crate::host::plan::Wanted;
-use crate::prepare::Source;
+use crate::prepare::{Image, Source};
 use crate::spec::{Spec, annotation};
 
 pub use stream::run;
@@ -150,9 +150,15 @@ fn wanted(placed: proto::PlacedFunction) -> Result<Wanted, String> {
                 FUNCTION_PORTS.end()
             )
         })?;
-    if placed.image.is_empty() {
-        return Err("field image is missing".to_owned());
-    }
+    let source = match (placed.image.is_empty(), placed.javascript.is_empty()) {
+        (false, true) => Source::Image(Image {
+            image: placed.image,
+            digest: Some(placed.digest).filter(|digest| !digest.is_empty()),
+            pull: true,
+        }),
+        (true, false) => Source::JavaScript(placed.javascript.into()),
+        _ => return Err("one of the fields image and javascript is needed".to_owned()),
+    };
     if bytes > MAX_FUNCTION_BYTES {
         return Err(format!(
             "the function takes {bytes} bytes with its environment, and a node takes {MAX_FUNCTION_BYTES}; make spec.env smaller"
@@ -160,11 +166,7 @@ fn wanted(placed: proto::PlacedFunction) -> Result<Wanted, String> {
     }
     Ok(Wanted {
         function,
-        source: Source {
-            image: placed.image,
-            digest: Some(placed.digest).filter(|digest| !digest.is_empty()),
-            pull: true,
-        },
+        source,
         port,
     })
 }
@@ -206,6 +208,7 @@ mod tests {
             image: "r.io/a:1".into(),
             digest: String::new(),
             port,
+            javascript: String::new(),
         }
     }
 
