@@ -15,7 +15,7 @@ use wasmtime_wasi_http::p2::bindings;
 
 use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
-use crate::javascript::{Environment, LoadError, Module};
+use crate::javascript::{Code, LoadError};
 use crate::lanes::{Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
@@ -60,12 +60,6 @@ pub struct HostedFunction {
     tally: Arc<Tally>,
     gauges: Gauges,
     ended: Ended,
-}
-
-/// The user's module of a function in JavaScript, and how its instances take it.
-pub(crate) struct Code {
-    pub(crate) environment: Environment,
-    pub(crate) module: Module,
 }
 
 #[derive(Default)]
@@ -516,15 +510,11 @@ impl HostedFunction {
         let (Some(code), ProxyPre::P2(pre)) = (&self.code, &self.pre) else {
             return Ok(Ok(self.pre.instantiate_async(store).await?));
         };
-        let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
-        let Code {
-            environment,
-            module,
-        } = code;
-        if let Err(error) = environment.load(store, &instance, module).await? {
-            return Ok(Err(error));
+        let spare = || instance::store(pre.engine(), &self.spec, &self.grants);
+        match code.instantiate(pre.instance_pre(), store, spare).await? {
+            Ok(instance) => Ok(Ok(Proxy::P2(bindings::Proxy::new(store, &instance)?))),
+            Err(error) => Ok(Err(error)),
         }
-        Ok(Ok(Proxy::P2(bindings::Proxy::new(store, &instance)?)))
     }
 
     /// Whether the function's code is JavaScript.

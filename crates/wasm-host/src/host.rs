@@ -16,9 +16,9 @@ use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
 use crate::capability::names::Names;
 use crate::engine::Engine;
-use crate::function::{Code, HostedFunction, Tally};
+use crate::function::{HostedFunction, Tally};
 use crate::instance::{self, Grants, Linked, Linkers};
-use crate::javascript::Module;
+use crate::javascript::{Code, Module};
 use crate::lanes::Lanes;
 use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
@@ -275,10 +275,7 @@ impl Host {
             return Err(PlaceError::Command);
         };
         let code = match (environment, placed.module) {
-            (Some(environment), Some(module)) => Some(Code {
-                environment,
-                module,
-            }),
+            (Some(environment), Some(module)) => Some(Code::new(environment, module)),
             (None, None) => None,
             (Some(_), None) => return Err(PlaceError::NoModule),
             (None, Some(_)) => return Err(PlaceError::NoEnvironment),
