@@ -1,8 +1,8 @@
 // The JavaScript environment as a component: one engine, the globals of environment/*.js, and code that comes at run time.
 //
 // The repository's build runs `snapshot` once and keeps the memory that it leaves: an instance begins with an engine that is
-// made and globals that are evaluated. `load` evaluates a user's module in an instance; after that each `handle` is a call
-// of the module's `fetch`.
+// made and globals that are evaluated. `compile` makes bytecode of a user's module, once; `load` evaluates that in an
+// instance; after that each `handle` is a call of the module's `fetch`.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@
 // Bytes that an instance may allocate above the snapshot before cycles are looked for: more than most calls do.
 #define GARBAGE (4 << 20)
 // Bytes that are there from the start, so that a small call does not grow the memory, which costs two system calls.
-#define SPARE (768 << 10)
+#define SPARE (256 << 10)
 
 static JSRuntime *runtime;
 static JSContext *context;
@@ -219,8 +219,9 @@ static bool refuse_thrown(uint8_t kind, exports_hearth_javascript_environment_lo
     return refuse(kind, JS_GetException(context), error);
 }
 
-bool exports_hearth_javascript_environment_load(javascript_string_t *name, javascript_string_t *source,
-                                                exports_hearth_javascript_environment_load_error_t *error)
+bool exports_hearth_javascript_environment_compile(javascript_string_t *name, javascript_string_t *source,
+                                                   javascript_list_u8_t *compiled,
+                                                   exports_hearth_javascript_environment_load_error_t *error)
 {
     enter();
     // Both end with a zero for the engine.
@@ -235,6 +236,24 @@ bool exports_hearth_javascript_environment_load(javascript_string_t *name, javas
     javascript_string_free(name);
     javascript_string_free(source);
     if (JS_IsException(module))
+        return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
+    // Without the source, which would be half of it: only Function.prototype.toString asks for that.
+    uint8_t *bytes = JS_WriteObject(context, &compiled->len, module, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
+    JS_FreeValue(context, module);
+    if (!bytes)
+        return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
+    // The engine allocates with malloc, which is what frees it.
+    compiled->ptr = bytes;
+    return true;
+}
+
+bool exports_hearth_javascript_environment_load(javascript_list_u8_t *compiled,
+                                                exports_hearth_javascript_environment_load_error_t *error)
+{
+    enter();
+    JSValue module = JS_ReadObject(context, compiled->ptr, compiled->len, JS_READ_OBJ_BYTECODE);
+    javascript_list_u8_free(compiled);
+    if (JS_IsException(module) || JS_ResolveModule(context, module) < 0)
         return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
 
     JS_FreeValue(context, JS_Call(context, begin_function, JS_UNDEFINED, 0, NULL));

@@ -1,4 +1,4 @@
-// The smallest agent in JavaScript: greets. `$GREETING` (spec.env) replaces "Hello", `?name=` replaces "world".
+// The smallest agent in JavaScript: greets. `$GREETING` replaces "Hello", `?name=` replaces "world".
 export default {
   async fetch(request, env) {
     const name = new URL(request.url).searchParams.get("name") ?? "world";

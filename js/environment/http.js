@@ -374,7 +374,10 @@ export class Request extends Body {
 
 /** A request that came in. `handle` is the stream of its body, 0 for none. */
 export function incomingRequest(method, url, list, handle) {
-  return new Request(SECRET, { method, url, headers: headersFrom(list), handle });
+  const headers = headersFrom(list);
+  // The host keeps it apart.
+  if (!headers.has("host")) headers.set("host", url.split("/", 3)[2]);
+  return new Request(SECRET, { method, url, headers, handle });
 }
 
 const BODILESS = [101, 103, 204, 205, 304];

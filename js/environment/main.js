@@ -33,15 +33,21 @@ const beginTime = Performance.begin;
 delete Performance.begin;
 const performance = new Performance();
 
-/** Where in the user's code: the first frame that is not of the environment. */
+const isOwn = (frame) => !frame.includes("(hearth:") && !frame.endsWith("(native)");
+
+/** The frames of a stack that are of the user's code, innermost first. */
+function framesOf(error) {
+  return String(error?.stack ?? "").trimEnd().split("\n").filter((frame) => frame && isOwn(frame));
+}
+
+/** Where in the user's code, as `file:line:column`. */
 function position(error) {
-  const frames = String(error?.stack ?? "").split("\n");
-  return frames.map((frame) => /([^\s()]+:\d+:\d+)\)?$/.exec(frame)?.[1]).find((place) => place && !place.startsWith("hearth:"));
+  return /([^\s()]+:\d+:\d+)\)?$/.exec(framesOf(error)[0] ?? "")?.[1];
 }
 
 /** An exception that nobody caught, as its owner reads it. The first line says it all. */
 function described(error) {
-  const [title, ...rest] = inspect(error).split("\n");
+  const [title, ...rest] = inspect(error).split("\n").filter(isOwn);
   const place = position(error);
   return [place ? `${title} (${place})` : title, ...rest].join("\n");
 }
@@ -118,7 +124,7 @@ export function loadProblem(error) {
   const isError = error instanceof Error || error instanceof DOMException;
   const title = isError ? `${error.name}: ${error.message}` : `thrown: ${inspect(error, 1)}`;
   const [, file, line, column] = /^(.*):(\d+):(\d+)$/.exec(position(error) ?? "") ?? [];
-  return [title, file ?? "", Number(line ?? 0), Number(column ?? 0), isError ? String(error.stack ?? "").trimEnd() : ""];
+  return [title, file ?? "", Number(line ?? 0), Number(column ?? 0), isError ? framesOf(error).join("\n") : ""];
 }
 
 async function respond(response) {

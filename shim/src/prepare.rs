@@ -74,11 +74,7 @@ pub struct Preparer {
 
 impl Preparer {
     /// A preparer whose compile helpers run in `cgroup`.
-    pub fn new(
-        containerd: Containerd,
-        config: &Config,
-        cgroup: Option<Cgroup>,
-    ) -> Self {
+    pub fn new(containerd: Containerd, config: &Config, cgroup: Option<Cgroup>) -> Self {
         Self {
             containerd,
             cache: Cache::new(&config.state_dir, config.cache_bytes),

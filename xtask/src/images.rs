@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use hearth_cluster::Image;
 use hearth_cluster::image::{Pack, Packed};
 
+use crate::bundles;
 use crate::run_inside::executable_in;
 
 /// How cargo is called. Every build of `xtask` has the same target and flags, so that one set of artifacts serves the images,

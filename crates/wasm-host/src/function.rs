@@ -16,7 +16,7 @@ use wasmtime_wasi_http::p2::bindings;
 use crate::artifact::Artifact;
 use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
-use crate::javascript::{Environment, LoadError, Module};
+use crate::javascript::{Code, Environment, LoadError, Module};
 use crate::lanes::{Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
@@ -39,7 +39,7 @@ pub struct HostedFunction {
     pub(crate) grants: Grants,
     artifact: Arc<Artifact>,
     /// The user's module, where the bundle is the JavaScript environment.
-    module: Option<Module>,
+    code: Option<Code>,
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
@@ -62,12 +62,6 @@ pub struct HostedFunction {
     tally: Arc<Tally>,
     gauges: Gauges,
     ended: Ended,
-}
-
-/// The user's module of a function in JavaScript, and how its instances take it.
-pub(crate) struct Code<'a> {
-    pub(crate) environment: &'a Environment,
-    pub(crate) module: &'a Module,
 }
 
 #[derive(Default)]
@@ -147,23 +141,6 @@ impl StartError {
             Self::Load(_) => FailureReason::LoadFailed,
         }
     }
-}
-
-/// Makes an instance, and evaluates the user's module in it where there is one.
-async fn start(
-    pre: &ProxyPre<instance::State>,
-    code: Option<Code<'_>>,
-    store: &mut Store<instance::State>,
-) -> wasmtime::Result<Result<Proxy, LoadError>> {
-    let (Some(code), ProxyPre::P2(pre)) = (code, pre) else {
-        return Ok(Ok(pre.instantiate_async(store).await?));
-    };
-    let instance = pre.instance_pre().instantiate_async(&mut *store).await?;
-    let loaded = code.environment.load(store, &instance, code.module).await?;
-    if let Err(error) = loaded {
-        return Ok(Err(error));
-    }
-    Ok(Ok(Proxy::P2(bindings::Proxy::new(store, &instance)?)))
 }
 
 /// A place among the function's concurrent calls; leaving it is dropping it.
@@ -247,7 +224,7 @@ impl HostedFunction {
             shared,
             grants,
             artifact,
-            module,
+            code: module.map(Code::new),
             pool: Mutex::new(Pool {
                 counts,
                 ..Pool::default()
@@ -504,8 +481,8 @@ impl HostedFunction {
     async fn instantiate(&self, spent: &Spent, is_called: bool) -> Result<Instance, StartError> {
         // Start-up code has the time of a call, and no more than refilling can spare.
         let bound = self.spec.limits.deadline.min(START);
-        let callable = self.shared.callable(&self.artifact, self.module.as_ref());
-        let (pre, code) = callable
+        let callable = self.shared.callable(&self.artifact, self.code.is_some());
+        let (pre, environment) = callable
             .map_err(|error| StartError::Failed(wasmtime::Error::msg(error.to_string())))?;
         let engine = match pre {
             ProxyPre::P2(pre) => pre.engine(),
@@ -513,7 +490,7 @@ impl HostedFunction {
         };
         let mut store = instance::store(engine, &self.spec, &self.grants);
         store.data_mut().limiter.is_called = is_called;
-        let work = metered(start(pre, code, &mut store), spent, bound);
+        let work = metered(self.start(pre, environment, &mut store), spent, bound);
         let made = tokio::time::timeout(bound, work).await;
         match made {
             Ok(Ok(Ok(Ok(proxy)))) => Ok(Instance {
@@ -529,9 +506,29 @@ impl HostedFunction {
         }
     }
 
+    /// Makes an instance, and evaluates the user's module in it where there is one.
+    async fn start(
+        &self,
+        pre: &ProxyPre<instance::State>,
+        environment: Option<&Environment>,
+        store: &mut Store<instance::State>,
+    ) -> wasmtime::Result<Result<Proxy, LoadError>> {
+        let (Some(code), Some(environment), ProxyPre::P2(pre)) = (&self.code, environment, pre)
+        else {
+            return Ok(Ok(pre.instantiate_async(store).await?));
+        };
+        let pre = pre.instance_pre();
+        let spare = || instance::store(pre.engine(), &self.spec, &self.grants);
+        let made = code.instantiate(environment, pre, store, spare).await?;
+        Ok(match made {
+            Ok(instance) => Ok(Proxy::P2(bindings::Proxy::new(store, &instance)?)),
+            Err(error) => Err(error),
+        })
+    }
+
     /// Whether the function's code is JavaScript.
     pub(crate) fn is_javascript(&self) -> bool {
-        self.module.is_some()
+        self.code.is_some()
     }
 
     /// Sees to it that a task keeps the pool at its target; one that is there will see the need.

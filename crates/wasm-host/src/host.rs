@@ -17,9 +17,9 @@ use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
 use crate::capability::names::Names;
 use crate::engine::Engine;
-use crate::function::{Code, HostedFunction, Tally};
+use crate::function::{HostedFunction, Tally};
 use crate::instance::{self, Grants, Linked, Linkers, State};
-use crate::javascript::Module;
+use crate::javascript::{Environment, Module};
 use crate::lanes::Lanes;
 use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
@@ -69,25 +69,19 @@ impl Shared {
         artifact.linked(&self.engine, &self.linkers)
     }
 
-    /// What instances of a function are made of: its bundle, and how that takes the function's module.
+    /// What instances of a function are made of: its bundle, and how that takes a module, which it must where the function
+    /// has one.
     pub(crate) fn callable<'a>(
         &self,
         artifact: &'a Artifact,
-        module: Option<&'a Module>,
-    ) -> Result<(&'a ProxyPre<State>, Option<Code<'a>>), PlaceError> {
-        let Linked::Http(pre, environment) = self.link(artifact)? else {
-            return Err(PlaceError::Command);
-        };
-        let code = match (environment, module) {
-            (Some(environment), Some(module)) => Some(Code {
-                environment,
-                module,
-            }),
-            (None, None) => None,
-            (Some(_), None) => return Err(PlaceError::NoModule),
-            (None, Some(_)) => return Err(PlaceError::NoEnvironment),
-        };
-        Ok((pre, code))
+        has_module: bool,
+    ) -> Result<(&'a ProxyPre<State>, Option<&'a Environment>), PlaceError> {
+        match (self.link(artifact)?, has_module) {
+            (Linked::Command(_), _) => Err(PlaceError::Command),
+            (Linked::Http(_, Some(_)), false) => Err(PlaceError::NoModule),
+            (Linked::Http(_, None), true) => Err(PlaceError::NoEnvironment),
+            (Linked::Http(pre, environment), _) => Ok((pre, environment.as_ref())),
+        }
     }
 
     pub(crate) fn host(&self, function: &Arc<HostedFunction>) {
@@ -296,7 +290,7 @@ impl Host {
         // One that is to have instances says now whether it can; another when it is called.
         if placed.function.target > 0 {
             self.shared
-                .callable(&placed.artifact, placed.module.as_ref())?;
+                .callable(&placed.artifact, placed.module.is_some())?;
         }
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;

@@ -2,10 +2,11 @@
 //! for calls. The interface is `wit/javascript/environment.wit`.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use wasmtime::Store;
 use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentType, Instance, Lift, TypedFunc,
+    Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lift, TypedFunc,
 };
 
 use crate::instance::State;
@@ -28,6 +29,7 @@ pub struct Module {
 /// How an environment takes a module.
 #[derive(Clone, Copy)]
 pub(crate) struct Environment {
+    compile: ComponentExportIndex,
     load: ComponentExportIndex,
 }
 
@@ -85,25 +87,88 @@ impl Environment {
     /// How `component` takes a module, if it is an environment.
     pub(crate) fn of(component: &Component) -> Option<Self> {
         let interface = component.get_export_index(None, ENVIRONMENT)?;
-        let load = component.get_export_index(Some(&interface), "load")?;
-        Some(Self { load })
+        let function = |name| component.get_export_index(Some(&interface), name);
+        Some(Self {
+            compile: function("compile")?,
+            load: function("load")?,
+        })
     }
 
-    /// Evaluates a module in an instance that was just made.
+    /// Compiles a module in an instance that does nothing else.
     ///
     /// # Errors
     /// The inner error is the module's, the outer one the guest's or ours.
-    pub(crate) async fn load(
+    async fn compile(
         &self,
         store: &mut Store<State>,
         instance: &Instance,
         module: &Module,
-    ) -> wasmtime::Result<Result<(), LoadError>> {
-        let load: TypedFunc<(&str, &str), (Result<(), LoadError>,)> =
-            instance.get_typed_func(&mut *store, &self.load)?;
-        let (loaded,) = load
-            .call_async(&mut *store, (&module.name, &module.source))
+    ) -> wasmtime::Result<Result<Vec<u8>, LoadError>> {
+        let compile: TypedFunc<(&str, &str), (Result<Vec<u8>, LoadError>,)> =
+            instance.get_typed_func(&mut *store, &self.compile)?;
+        let (compiled,) = compile
+            .call_async(store, (&module.name, &module.source))
             .await?;
+        Ok(compiled)
+    }
+
+    /// Evaluates a compiled module in an instance that was just made.
+    ///
+    /// # Errors
+    /// The inner error is the module's, the outer one the guest's or ours.
+    async fn load(
+        &self,
+        store: &mut Store<State>,
+        instance: &Instance,
+        compiled: &[u8],
+    ) -> wasmtime::Result<Result<(), LoadError>> {
+        let load: TypedFunc<(&[u8],), (Result<(), LoadError>,)> =
+            instance.get_typed_func(&mut *store, &self.load)?;
+        let (loaded,) = load.call_async(store, (compiled,)).await?;
         Ok(loaded)
+    }
+}
+
+/// The code of one function: its module, compiled when the first instance is made.
+pub(crate) struct Code {
+    module: Module,
+    compiled: OnceLock<Vec<u8>>,
+}
+
+impl Code {
+    pub(crate) fn new(module: Module) -> Self {
+        Self {
+            module,
+            compiled: OnceLock::new(),
+        }
+    }
+
+    /// Makes an instance in which the module is evaluated. `spare` makes a store for one that is thrown away.
+    ///
+    /// # Errors
+    /// The inner error is the module's, the outer one the guest's or ours.
+    pub(crate) async fn instantiate(
+        &self,
+        environment: &Environment,
+        pre: &InstancePre<State>,
+        store: &mut Store<State>,
+        spare: impl FnOnce() -> Store<State>,
+    ) -> wasmtime::Result<Result<Instance, LoadError>> {
+        if self.compiled.get().is_none() {
+            let mut store = spare();
+            let instance = pre.instantiate_async(&mut store).await?;
+            let compiled = environment.compile(&mut store, &instance, &self.module);
+            match compiled.await? {
+                // Somebody may have been faster; it is the same.
+                Ok(compiled) => {
+                    let _ = self.compiled.set(compiled);
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        let compiled = self.compiled.get().map_or(&[][..], Vec::as_slice);
+        let instance = pre.instantiate_async(&mut *store).await?;
+        let loaded = environment.load(store, &instance, compiled).await?;
+        Ok(loaded.map(|()| instance))
     }
 }

@@ -173,7 +173,7 @@ async fn bodies_stream_both_ways() {
 
 #[tokio::test]
 async fn events_go_out_as_they_come_and_wait_until_runs_after_the_answer() {
-    let engine = Engine::start().await;
+    let mut engine = Engine::start().await;
     let source = handler(
         "let at = 0;
          const stream = new ReadableStream({ async pull(controller) {
@@ -193,7 +193,10 @@ async fn events_go_out_as_they_come_and_wait_until_runs_after_the_answer() {
     assert_eq!(piece(&mut body).await, "data: 0\n\n");
     let more = rest(body).await.unwrap().to_bytes();
     assert_eq!(more, "data: 1\n\ndata: 2\n\n");
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // A call is counted when its guest has ended.
+    engine
+        .report("events", |report| ended(report, "answered") == 1)
+        .await;
     let log = engine.end().await;
     assert!(log.contains("events: afterwards"), "{log}");
 }
@@ -279,7 +282,7 @@ async fn an_exception_that_nobody_caught_is_told_with_its_place() {
     let log = engine.end().await;
     assert!(
         log.contains(
-            "throws: uncaught TypeError: cannot read property 'length' of undefined (agent.js:4:37)"
+            "throws: uncaught TypeError: cannot read property 'length' of undefined (agent.js:4:25)"
         ),
         "{log}"
     );
@@ -310,7 +313,7 @@ async fn what_is_no_response_and_what_never_comes_are_told() {
 
 #[tokio::test]
 async fn an_unhandled_rejection_is_told_and_the_answer_goes_out() {
-    let engine = Engine::start().await;
+    let mut engine = Engine::start().await;
     let source =
         handler("    Promise.reject(new RangeError('lost'));\n    return new Response('fine');");
     let address = engine
@@ -318,6 +321,10 @@ async fn an_unhandled_rejection_is_told_and_the_answer_goes_out() {
         .await;
     let answer = get(address, "/").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "fine"));
+    // The guest goes on for a moment after its answer.
+    engine
+        .report("rejects", |report| ended(report, "answered") == 1)
+        .await;
     let log = engine.end().await;
     assert!(
         log.contains("rejects: unhandled rejection: RangeError: lost (agent.js:3:"),

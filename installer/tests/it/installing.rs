@@ -4,7 +4,9 @@ use hearth_installer::config;
 use hearth_installer::plan::PROGRAMS;
 
 use crate::containerd::{CONFIG, Restart};
-use crate::harness::{DROP_IN, ENGINE, File, JAVASCRIPT, Node, PENDING, SHIM, SHIM_CONFIG, refused, shim};
+use crate::harness::{
+    DROP_IN, ENGINE, File, JAVASCRIPT, Node, PENDING, SHIM, SHIM_CONFIG, refused, shim,
+};
 
 /// [`MAIN`](crate::harness::MAIN) with the one line that an installation adds.
 const IMPORTING_MAIN: &str = "\
