@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod hostile;
+mod js;
 mod pods;
 mod pools;
 mod slice;
@@ -81,6 +82,12 @@ fn main() -> ExitCode {
         hostile::a_flood_of_log_lines_is_cut_and_counted,
         hostile::a_pod_that_is_short_of_memory_answers_so_and_lives,
     ))
+    .chain(cases!("js":
+        js::the_hello_example_runs_as_it_stands,
+        js::changed_code_replaces_the_old_one_without_a_failed_call,
+        js::what_is_wrong_with_the_code_is_said_with_its_position,
+        js::faults_of_a_call_are_outcomes,
+    ))
     .chain(cases!("cli":
         cli::serve_answers_without_a_cluster,
         cli::serve_runs_a_manifest_with_its_environment_and_its_egress,
@@ -109,7 +116,7 @@ fn main() -> ExitCode {
             .any(|trial| trial.name().contains(filter.as_str()))
     {
         eprintln!(
-            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, cli, pools, survive, upgrade"
+            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, pools, survive, upgrade"
         );
         return ExitCode::from(2);
     }

@@ -1,0 +1,157 @@
+//! Functions whose code stands in their object.
+
+use anyhow::{Context, Result, ensure};
+use hearth_api::v1alpha1::AgentFunction;
+use hearth_e2e::wait::{Seen, until};
+use hearth_e2e::{Cx, SETTLE, call};
+use kube::ResourceExt;
+use sha2::{Digest, Sha256};
+
+use crate::support::{HELLO, contains};
+
+/// Applies a function whose code is `code`, with lines of `spec` that follow its bundle.
+fn apply(cx: &Cx, name: &str, code: &str, spec: &str) -> Result<()> {
+    let lines: String = code
+        .lines()
+        .map(|line| format!("        {line}\n"))
+        .collect();
+    cx.apply(&format!(
+        "apiVersion: hearth.dev/v1alpha1\nkind: AgentFunction\nmetadata:\n  name: {name}\nspec:\n  bundle:\n    source:\n      javascript: |\n{lines}{spec}\n"
+    ))?;
+    Ok(())
+}
+
+/// The same, and waits until it is Ready.
+async fn ready(cx: &Cx, name: &str, code: &str, spec: &str) -> Result<AgentFunction> {
+    apply(cx, name, code, spec)?;
+    cx.condition(name, "Ready", "True").await
+}
+
+/// A module that answers with a text.
+fn says(text: &str) -> String {
+    format!("export default {{\n  fetch() {{ return new Response('{text}'); }},\n}};")
+}
+
+pub(crate) async fn the_hello_example_runs_as_it_stands(cx: &Cx) -> Result<()> {
+    let repository = cx.cluster.layout().repository();
+    let manifest = repository.join("examples/hello-js/agentfunction.yaml");
+    cx.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
+    cx.condition("hello-js", "Ready", "True").await?;
+    let answer = call::get(&cx.route("hello-js").await?, "/?name=Hearth").await?;
+    contains("the answer", &answer.body, "Moin, Hearth!")
+}
+
+pub(crate) async fn changed_code_replaces_the_old_one_without_a_failed_call(cx: &Cx) -> Result<()> {
+    let digest = |function: &AgentFunction| -> Result<String> {
+        let status = function.status.clone().context("a status")?;
+        status
+            .bundle
+            .and_then(|bundle| bundle.digest)
+            .context("a digest")
+    };
+    let function = ready(cx, "talker", &says("one"), "  replicas: 2").await?;
+    let sum: String = Sha256::digest(format!("{}\n", says("one")))
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    ensure!(
+        digest(&function)? == format!("sha256:{sum}"),
+        "the digest is that of the code: {function:?}"
+    );
+    let address = cx.route("talker").await?;
+    let calls = hearth_e2e::load::Ongoing::start(&address, "/");
+    apply(cx, "talker", &says("two"), "  replicas: 2")?;
+    until("the new code to answer", SETTLE, || async {
+        let answer = call::get(&address, "/").await?;
+        Ok(Seen::when(answer.body == "two", (), answer.body))
+    })
+    .await?;
+    calls.end().await?.none_failed()?;
+    until("the new digest", SETTLE, || async {
+        let now = digest(&cx.functions().get("talker").await?)?;
+        Ok(Seen::when(now != format!("sha256:{sum}"), (), now))
+    })
+    .await
+}
+
+pub(crate) async fn what_is_wrong_with_the_code_is_said_with_its_position(cx: &Cx) -> Result<()> {
+    cx.ready_function("neighbour", HELLO, "  replicas: 1")
+        .await?;
+    for (name, code, words) in [
+        (
+            "syntax",
+            "export default {\n  fetch() { return new Response(; },\n};",
+            &["cannot be compiled", "SyntaxError", "agent.js:2:"][..],
+        ),
+        (
+            "throws",
+            "const config = undefined;\nconfig.url;\nexport default { fetch() {} };",
+            &["threw", "TypeError", "agent.js:2:"],
+        ),
+        ("handler", "export default {};", &["no handler"]),
+    ] {
+        apply(cx, name, code, "  replicas: 1")?;
+        let message = until("the condition to tell", SETTLE, || async {
+            let status = cx.functions().get(name).await?.status;
+            let conditions = status.map(|status| status.conditions).unwrap_or_default();
+            let ready = conditions.iter().find(|found| found.type_ == "Ready");
+            Ok(match ready {
+                Some(ready) if ready.reason == "LoadFailed" => Seen::Yes(ready.message.clone()),
+                ready => Seen::NotYet(format!("{ready:?}")),
+            })
+        })
+        .await
+        .with_context(|| name.to_owned())?;
+        for word in words {
+            contains(name, &message, word)?;
+        }
+    }
+    let answer = call::get(&cx.route("neighbour").await?, "/").await?;
+    ensure!(answer.status == 200, "the neighbour: {answer:?}");
+    Ok(())
+}
+
+pub(crate) async fn faults_of_a_call_are_outcomes(cx: &Cx) -> Result<()> {
+    let code = "export default {
+  async fetch(request) {
+    switch (new URL(request.url).pathname) {
+      case '/throw': throw new RangeError('too far');
+      case '/spin': for (;;) {}
+      case '/hoard': for (const all = [];;) all.push(new Uint8Array(1 << 20).fill(1));
+      case '/away': return fetch('http://example.com/');
+    }
+    return new Response('fine');
+  },
+};";
+    let spec = "  replicas: 2\n  limits:\n    memory: 32Mi\n    deadlineMilliseconds: 1000";
+    ready(cx, "faulty", code, spec).await?;
+    let address = cx.route("faulty").await?;
+    for (path, status, outcome) in [
+        ("/throw", 500, "threw"),
+        ("/spin", 504, "deadline_exceeded"),
+        ("/hoard", 500, "out_of_memory"),
+        // No rule allows it, which is an exception in the code.
+        ("/away", 500, "threw"),
+    ] {
+        let answer = call::get(&address, path).await?;
+        ensure!(
+            (answer.status, answer.outcome.as_deref()) == (status, Some(outcome)),
+            "{path}: {answer:?}"
+        );
+        let next = call::get(&address, "/").await?;
+        ensure!(next.body == "fine", "after {path}: {next:?}");
+    }
+    let pods = cx.pool_pods().await?;
+    let pod = pods.first().context("a pool pod")?.name_any();
+    until("the log to tell where it threw", SETTLE, || async {
+        let log = cx.logs(&pod).await?;
+        let mut lines = log.lines().filter(|line| line.starts_with("faulty: "));
+        let told = lines.any(|line| line.contains("agent.js:4:"));
+        Ok(Seen::when(
+            told && log.contains("RangeError: too far"),
+            (),
+            log.clone(),
+        ))
+    })
+    .await
+}
