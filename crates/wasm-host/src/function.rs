@@ -36,8 +36,7 @@ pub struct HostedFunction {
     pub(crate) digest: String,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
-    pre: ProxyPre<instance::State>,
-    code: Option<Code>,
+    program: Program,
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
@@ -60,6 +59,13 @@ pub struct HostedFunction {
     tally: Arc<Tally>,
     gauges: Gauges,
     ended: Ended,
+}
+
+/// What a function's instances are made from.
+pub(crate) struct Program {
+    pub(crate) pre: ProxyPre<instance::State>,
+    /// The user's module, where `pre` is the JavaScript environment.
+    pub(crate) code: Option<Code>,
 }
 
 #[derive(Default)]
@@ -196,8 +202,7 @@ impl HostedFunction {
         digest: String,
         shared: Arc<Shared>,
         grants: Grants,
-        pre: ProxyPre<instance::State>,
-        code: Option<Code>,
+        program: Program,
         first: Option<StartKind>,
         tally: Arc<Tally>,
     ) -> Arc<Self> {
@@ -222,8 +227,7 @@ impl HostedFunction {
             digest,
             shared,
             grants,
-            pre,
-            code,
+            program,
             pool: Mutex::new(Pool {
                 counts,
                 ..Pool::default()
@@ -480,7 +484,7 @@ impl HostedFunction {
     async fn instantiate(&self, spent: &Spent, is_called: bool) -> Result<Instance, StartError> {
         // Start-up code has the time of a call, and no more than refilling can spare.
         let bound = self.spec.limits.deadline.min(START);
-        let engine = match &self.pre {
+        let engine = match &self.program.pre {
             ProxyPre::P2(pre) => pre.engine(),
             ProxyPre::P3(pre) => pre.engine(),
         };
@@ -507,8 +511,9 @@ impl HostedFunction {
         &self,
         store: &mut Store<instance::State>,
     ) -> wasmtime::Result<Result<Proxy, LoadError>> {
-        let (Some(code), ProxyPre::P2(pre)) = (&self.code, &self.pre) else {
-            return Ok(Ok(self.pre.instantiate_async(store).await?));
+        let Program { pre, code } = &self.program;
+        let (Some(code), ProxyPre::P2(pre)) = (code, pre) else {
+            return Ok(Ok(pre.instantiate_async(store).await?));
         };
         let spare = || instance::store(pre.engine(), &self.spec, &self.grants);
         match code.instantiate(pre.instance_pre(), store, spare).await? {
@@ -519,7 +524,7 @@ impl HostedFunction {
 
     /// Whether the function's code is JavaScript.
     pub(crate) fn is_javascript(&self) -> bool {
-        self.code.is_some()
+        self.program.code.is_some()
     }
 
     /// Sees to it that a task keeps the pool at its target; one that is there will see the need.

@@ -16,7 +16,7 @@ use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
 use crate::capability::names::Names;
 use crate::engine::Engine;
-use crate::function::{HostedFunction, Tally};
+use crate::function::{HostedFunction, Program, Tally};
 use crate::instance::{self, Grants, Linked, Linkers};
 use crate::javascript::{Code, Module};
 use crate::lanes::Lanes;
@@ -300,8 +300,7 @@ impl Host {
             placed.digest,
             self.shared.clone(),
             grants,
-            pre,
-            code,
+            Program { pre, code },
             placed.first,
             tally.clone(),
         );
