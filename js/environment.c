@@ -238,12 +238,18 @@ bool exports_hearth_javascript_environment_compile(javascript_string_t *name, ja
     if (JS_IsException(module))
         return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
     // Without the source, which would be half of it: only Function.prototype.toString asks for that.
-    uint8_t *bytes = JS_WriteObject(context, &compiled->len, module, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
+    size_t length;
+    uint8_t *bytes = JS_WriteObject(context, &length, module, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
     JS_FreeValue(context, module);
     if (!bytes)
         return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
-    // The engine allocates with malloc, which is what frees it.
-    compiled->ptr = bytes;
+    // The engine's memory is not malloc's, which frees what is returned.
+    compiled->ptr = malloc(length);
+    compiled->len = length;
+    if (!compiled->ptr)
+        abort();
+    memcpy(compiled->ptr, bytes, length);
+    js_free(context, bytes);
     return true;
 }
 

@@ -280,6 +280,22 @@ mod tests {
     }
 
     #[test]
+    fn a_module_has_the_name_of_its_file_and_a_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.js");
+        std::fs::write(&path, "export default {};").unwrap();
+        assert!(is_javascript(&path) && !is_javascript(Path::new("agent.wasm")));
+        let module = read_module(&path).unwrap();
+        assert_eq!(
+            (module.name.as_str(), module.source.as_str()),
+            ("agent.js", "export default {};")
+        );
+        std::fs::write(&path, " ".repeat(MAX_SOURCE_BYTES + 1)).unwrap();
+        let error = read_module(&path).unwrap_err().to_string();
+        assert!(error.contains("at most"), "{error}");
+    }
+
+    #[test]
     fn a_variable_has_a_name_and_a_value() {
         assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
         assert!(variable("A").is_err());

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use hearth_contract::{Limits, Outcome, StartKind};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::sync::oneshot;
@@ -194,9 +194,10 @@ where
             if response.body().size_hint().lower() > limit {
                 return Err((Outcome::ResponseTooLarge, too_long(limit)));
             }
-            let is_bare = is_head || is_bodiless(response.status());
+            let announced = announced(response.headers());
+            let is_bare = is_head || is_bodiless(response.status()) || announced == Some(0);
             Ok(response.map(|body| {
-                let mut body = GuestBody::new(body, call.clone(), guest);
+                let mut body = GuestBody::new(body, announced, call.clone(), guest);
                 if is_bare {
                     // Nobody will read it.
                     body.complete();
@@ -249,11 +250,7 @@ fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(), (Outcome, 
         );
         return Err((Outcome::TooLarge, problem));
     }
-    let announced = request
-        .headers()
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > limits.request_body_bytes) {
+    if announced(request.headers()).is_some_and(|bytes| bytes > limits.request_body_bytes) {
         let problem = format!(
             "the request body has more than {} bytes",
             limits.request_body_bytes
@@ -261,6 +258,12 @@ fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(), (Outcome, 
         return Err((Outcome::TooLarge, problem));
     }
     Ok(())
+}
+
+/// The length that a head announces, in bytes.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Whether an answer of this status has no body, whatever its guest wrote (RFC 9110, 6.4.1).
@@ -435,6 +438,8 @@ pub struct GuestBody {
     inner: WasiBody,
     /// Bytes that may still come.
     left: u64,
+    /// Those that are to come still, where the head told their number.
+    announced: Option<u64>,
     call: Arc<Call>,
     guest: Guest,
 }
@@ -446,11 +451,12 @@ impl std::fmt::Debug for GuestBody {
 }
 
 impl GuestBody {
-    fn new(inner: WasiBody, call: Arc<Call>, guest: Guest) -> Self {
+    fn new(inner: WasiBody, announced: Option<u64>, call: Arc<Call>, guest: Guest) -> Self {
         let left = call.function.spec.limits.response_body_bytes;
         Self {
             inner,
             left,
+            announced,
             call,
             guest,
         }
@@ -460,8 +466,14 @@ impl GuestBody {
     fn fits(&mut self, frame: &Frame<Bytes>) -> bool {
         let length = frame.data_ref().map_or(0, Bytes::len) as u64;
         let left = self.left.checked_sub(length);
+        self.announced = self.announced.map(|bytes| bytes.saturating_sub(length));
         self.left = left.unwrap_or(0);
         left.is_some()
+    }
+
+    /// Whether nothing is to come any more, as far as lengths tell.
+    fn is_all(&self) -> bool {
+        self.announced == Some(0) || self.inner.size_hint().exact() == Some(0)
     }
 
     fn complete(&mut self) {
@@ -508,7 +520,7 @@ impl Body for GuestBody {
                 return Poll::Ready(Some(Err(self.broke_off())));
             }
             // The last byte of a known length: hyper does not ask again.
-            Some(Ok(_)) if self.inner.size_hint().exact() == Some(0) => self.complete(),
+            Some(Ok(_)) if self.is_all() => self.complete(),
             Some(Ok(_)) => {}
             Some(Err(_)) => self.call.end(Outcome::Trapped),
         }

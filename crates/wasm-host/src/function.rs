@@ -16,7 +16,7 @@ use wasmtime_wasi_http::p2::bindings;
 use crate::artifact::Artifact;
 use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
-use crate::javascript::{Code, Environment, LoadError, Module};
+use crate::javascript::{Code, Environment, LoadError};
 use crate::lanes::{Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
@@ -37,9 +37,7 @@ pub struct HostedFunction {
     pub(crate) digest: String,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
-    artifact: Arc<Artifact>,
-    /// The user's module, where the bundle is the JavaScript environment.
-    code: Option<Code>,
+    program: Program,
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
@@ -62,6 +60,13 @@ pub struct HostedFunction {
     tally: Arc<Tally>,
     gauges: Gauges,
     ended: Ended,
+}
+
+/// What a function's instances are made from.
+pub(crate) struct Program {
+    pub(crate) artifact: Arc<Artifact>,
+    /// The user's module, where the bundle is the JavaScript environment.
+    pub(crate) code: Option<Code>,
 }
 
 #[derive(Default)]
@@ -198,7 +203,7 @@ impl HostedFunction {
         digest: String,
         shared: Arc<Shared>,
         grants: Grants,
-        (artifact, module): (Arc<Artifact>, Option<Module>),
+        program: Program,
         first: Option<StartKind>,
         tally: Arc<Tally>,
     ) -> Arc<Self> {
@@ -223,8 +228,7 @@ impl HostedFunction {
             digest,
             shared,
             grants,
-            artifact,
-            code: module.map(Code::new),
+            program,
             pool: Mutex::new(Pool {
                 counts,
                 ..Pool::default()
@@ -481,7 +485,8 @@ impl HostedFunction {
     async fn instantiate(&self, spent: &Spent, is_called: bool) -> Result<Instance, StartError> {
         // Start-up code has the time of a call, and no more than refilling can spare.
         let bound = self.spec.limits.deadline.min(START);
-        let callable = self.shared.callable(&self.artifact, self.code.is_some());
+        let Program { artifact, code } = &self.program;
+        let callable = self.shared.callable(artifact, code.is_some());
         let (pre, environment) = callable
             .map_err(|error| StartError::Failed(wasmtime::Error::msg(error.to_string())))?;
         let engine = match pre {
@@ -513,8 +518,8 @@ impl HostedFunction {
         environment: Option<&Environment>,
         store: &mut Store<instance::State>,
     ) -> wasmtime::Result<Result<Proxy, LoadError>> {
-        let (Some(code), Some(environment), ProxyPre::P2(pre)) = (&self.code, environment, pre)
-        else {
+        let code = &self.program.code;
+        let (Some(code), Some(environment), ProxyPre::P2(pre)) = (code, environment, pre) else {
             return Ok(Ok(pre.instantiate_async(store).await?));
         };
         let pre = pre.instance_pre();
@@ -528,7 +533,7 @@ impl HostedFunction {
 
     /// Whether the function's code is JavaScript.
     pub(crate) fn is_javascript(&self) -> bool {
-        self.code.is_some()
+        self.program.code.is_some()
     }
 
     /// Sees to it that a task keeps the pool at its target; one that is there will see the need.

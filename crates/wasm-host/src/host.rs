@@ -17,9 +17,9 @@ use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
 use crate::capability::names::Names;
 use crate::engine::Engine;
-use crate::function::{HostedFunction, Tally};
+use crate::function::{HostedFunction, Program, Tally};
 use crate::instance::{self, Grants, Linked, Linkers, State};
-use crate::javascript::{Environment, Module};
+use crate::javascript::{Code, Environment, Module};
 use crate::lanes::Lanes;
 use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
@@ -314,7 +314,10 @@ impl Host {
             placed.digest,
             self.shared.clone(),
             grants,
-            (placed.artifact, placed.module),
+            Program {
+                artifact: placed.artifact,
+                code: placed.module.map(Code::new),
+            },
             placed.first,
             tally.clone(),
         );

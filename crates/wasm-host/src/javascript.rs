@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use wasmtime::Store;
 use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lift, TypedFunc,
+    Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lift,
 };
 
 use crate::instance::State;
@@ -104,8 +104,9 @@ impl Environment {
         instance: &Instance,
         module: &Module,
     ) -> wasmtime::Result<Result<Vec<u8>, LoadError>> {
-        let compile: TypedFunc<(&str, &str), (Result<Vec<u8>, LoadError>,)> =
-            instance.get_typed_func(&mut *store, &self.compile)?;
+        type Compiled = (Result<Vec<u8>, LoadError>,);
+        let compile =
+            instance.get_typed_func::<(&str, &str), Compiled>(&mut *store, self.compile)?;
         let (compiled,) = compile
             .call_async(store, (&module.name, &module.source))
             .await?;
@@ -122,8 +123,8 @@ impl Environment {
         instance: &Instance,
         compiled: &[u8],
     ) -> wasmtime::Result<Result<(), LoadError>> {
-        let load: TypedFunc<(&[u8],), (Result<(), LoadError>,)> =
-            instance.get_typed_func(&mut *store, &self.load)?;
+        type Loaded = (Result<(), LoadError>,);
+        let load = instance.get_typed_func::<(&[u8],), Loaded>(&mut *store, self.load)?;
         let (loaded,) = load.call_async(store, (compiled,)).await?;
         Ok(loaded)
     }
@@ -170,5 +171,30 @@ impl Code {
         let instance = pre.instantiate_async(&mut *store).await?;
         let loaded = environment.load(store, &instance, compiled).await?;
         Ok(loaded.map(|()| instance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_a_sentence_with_its_place_and_the_outer_frames() {
+        let mut error = LoadError {
+            kind: LoadErrorKind::Threw,
+            message: "TypeError: no".to_owned(),
+            file: "agent.js".to_owned(),
+            line: 3,
+            column: 7,
+            stack: "    at inner (agent.js:3:7)\n    at <anonymous> (agent.js:9:1)".to_owned(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "the code threw when it was loaded: TypeError: no (agent.js:3:7)\nat <anonymous> (agent.js:9:1)"
+        );
+        error.file.clear();
+        error.stack.clear();
+        error.kind = LoadErrorKind::NoHandler;
+        assert_eq!(error.to_string(), "the code has no handler: TypeError: no");
     }
 }

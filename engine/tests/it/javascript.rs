@@ -314,20 +314,22 @@ async fn what_is_no_response_and_what_never_comes_are_told() {
 #[tokio::test]
 async fn an_unhandled_rejection_is_told_and_the_answer_goes_out() {
     let mut engine = Engine::start().await;
-    let source =
-        handler("    Promise.reject(new RangeError('lost'));\n    return new Response('fine');");
+    let source = handler(
+        "    Promise.reject(new RangeError('lost'));\n    ctx.waitUntil(new Promise((resolve) => setTimeout(resolve, 30)).then(() => console.log('later')));\n    return new Response('fine');",
+    );
     let address = engine
         .place_javascript(&source, function("rejects", |_| {}))
         .await;
     let answer = get(address, "/").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "fine"));
-    // The guest goes on for a moment after its answer.
+    // The guest goes on after its answer, whose length its head tells.
     engine
         .report("rejects", |report| ended(report, "answered") == 1)
         .await;
     let log = engine.end().await;
     assert!(
-        log.contains("rejects: unhandled rejection: RangeError: lost (agent.js:3:"),
+        log.contains("rejects: unhandled rejection: RangeError: lost (agent.js:3:")
+            && log.contains("rejects: later"),
         "{log}"
     );
 }
