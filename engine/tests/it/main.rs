@@ -6,8 +6,10 @@
 )]
 
 mod compiling;
+mod conformance;
 mod h2c;
 mod harness;
 mod limits;
 mod p3;
 mod running;
+mod upstream;
