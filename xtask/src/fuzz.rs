@@ -1,6 +1,6 @@
 //! Runs the fuzz targets: unit tests whose names begin with `fuzz_`, see `fuzz/src/lib.rs`.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -25,7 +25,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let build = Build::new(Layout::find()?.repository(), false)?.with_tests();
     let target = arguments.target.as_deref().unwrap_or_default();
     let tests = format!("fuzz_{target}");
-    let listed = command(&build, &tests, &["--list"]).output();
+    let mut list = command(&build, &tests, &["--list"]);
+    let listed = list.stderr(Stdio::inherit()).output();
     let listed = listed.context("run cargo")?;
     let names = String::from_utf8_lossy(&listed.stdout).into_owned();
     ensure!(

@@ -114,7 +114,7 @@ pub(crate) async fn secure(config: ServerConfig) -> SocketAddr {
                 continue;
             };
             let mut request = [0; 4096];
-            stream.read(&mut request).await.unwrap();
+            assert!(stream.read(&mut request).await.unwrap() > 0);
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
             stream.write_all(answer).await.unwrap();
             stream.shutdown().await.unwrap();

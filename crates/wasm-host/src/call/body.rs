@@ -46,6 +46,9 @@ impl Drop for Guest {
     }
 }
 
+/// How the call ended, and what is wrong with its answer's body.
+type Broken = (Outcome, String);
+
 /// The body of a guest's answer.
 pub struct GuestBody {
     inner: WasiBody,
@@ -91,7 +94,7 @@ impl GuestBody {
     ///
     /// # Errors
     /// How the call ended, and what is wrong with the body.
-    pub(super) async fn read_ahead(&mut self) -> Result<(), (Outcome, String)> {
+    pub(super) async fn read_ahead(&mut self) -> Result<(), Broken> {
         poll_fn(|cx| {
             loop {
                 match self.poll_inner(cx) {
@@ -139,17 +142,14 @@ impl GuestBody {
     }
 
     /// Ends the call with this, unless it has ended, and says how it did.
-    fn broken(&self, outcome: Outcome, problem: &str) -> (Outcome, String) {
+    fn broken(&self, outcome: Outcome, problem: &str) -> Broken {
         self.call.end(outcome);
         let outcome = self.call.outcome().unwrap_or(outcome);
         (outcome, problem.to_owned())
     }
 
     /// The next frame from the guest, or how the call ended and what is wrong with the body.
-    fn poll_inner(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, (Outcome, String)>>> {
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut frame = Pin::new(&mut self.inner).poll_frame(cx);
         if frame.is_pending() && self.guest.poll_ended(cx).is_ready() {
             // What it wrote last may have come in between.

@@ -183,9 +183,7 @@ fn broken(error: hyper::Error) -> Error {
     let is_cut = io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof);
     if is_cut || error.is_incomplete_message() {
         Error::HttpResponseIncomplete
-    } else if io.is_some() {
-        Error::ConnectionTerminated
-    } else if error.is_closed() || error.is_canceled() {
+    } else if io.is_some() || error.is_closed() || error.is_canceled() {
         Error::ConnectionTerminated
     } else {
         Error::HttpProtocolError
