@@ -139,6 +139,45 @@ mod tests {
         wanted("c1", &serde_json::from_str(json).unwrap(), source)
     }
 
+    /// config.json as containerd hands it over; what is in it is the pod's author's.
+    #[test]
+    fn fuzz_config() {
+        let examples = [
+            r#"{"process":{"args":["agent","x"],"env":["PORT=9000","A=b=c","PATH=/bin"],"user":{"uid":1}},"annotations":{"hearth.dev/memory":"64Mi","hearth.dev/deadline-ms":"500","hearth.dev/egress":"https://a.b, *.c.d:8443","hearth.dev/warm":"2","hearth.dev/concurrency":"7"}}"#,
+            r#"{"mounts":[{"destination":"/etc/hosts","source":"/var/lib/kubelet/pods/1/etc-hosts"}],"annotations":{"io.kubernetes.cri.container-type":"sandbox"},"linux":{"namespaces":[{"type":"network","path":"/var/run/netns/1"}],"cgroupsPath":"/kubepods/1","resources":{"memory":{"limit":-1},"cpu":{"shares":2,"quota":-1,"period":100000}}}}"#,
+        ];
+        hearth_fuzz::text("fuzz_config", &examples, |input| {
+            let Ok(spec) = serde_json::from_str::<Spec>(input) else {
+                return;
+            };
+            crate::spec::classify(&spec);
+            spec.network_namespace();
+            spec.memory_limit();
+            spec.mounted(std::path::Path::new("/etc/hosts"));
+            let source = Source::JavaScript("".into());
+            if let Ok(wanted) = wanted("c1", &spec, source) {
+                assert!(wanted.port > 0);
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_annotations() {
+        let examples = [
+            "64Mi https://a.b",
+            "1073741824 *.c.d:8443,[::1]:80",
+            "4Gi a",
+        ];
+        hearth_fuzz::text("fuzz_annotations", &examples, |input| {
+            let (size, hosts) = input.split_once(' ').unwrap_or((input, ""));
+            let _ = quantity(size);
+            if let Ok(rules) = rules(hosts) {
+                let separators = hosts.matches([',', ' ', '\n']).count();
+                assert!(rules.len() <= separators + 1);
+            }
+        });
+    }
+
     #[test]
     fn a_bare_pod_gets_the_defaults() {
         let wanted = wanted_of(

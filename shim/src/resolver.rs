@@ -64,6 +64,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_resolver() {
+        let examples = [
+            "nameserver 10.96.0.10\nsearch a.svc b.svc\noptions ndots:5 edns0\n",
+            "127.0.0.1\tlocalhost # this\n10.0.0.9 orders orders.default\n",
+        ];
+        hearth_fuzz::text("fuzz_resolver", &examples, |input| {
+            assert!(resolv_conf(input).ndots <= 15);
+            assert!(hosts(input).iter().all(|alias| !alias.names.is_empty()));
+        });
+    }
+
+    #[test]
     fn kubelets_files_are_read() {
         let resolver = resolv_conf(
             "search default.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::10\noptions ndots:5 timeout:2\n",

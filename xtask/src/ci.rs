@@ -7,7 +7,10 @@ use clap::Args;
 use hearth_cluster::{Layout, Steps, down, tools};
 
 use crate::images::Build;
-use crate::{bundles, codegen, directions, up};
+use crate::{bundles, codegen, directions, fuzz, up};
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u64 = 3;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -62,6 +65,8 @@ fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
     steps.step("unit tests");
     // The cases of `hearth-e2e/tests` need a cluster and come later.
     build.run(&["test", "--workspace", "--lib", "--bins", "--tests"])?;
+    steps.step("fuzz");
+    fuzz::all(build, FUZZ_SECONDS)?;
     steps.step("doc tests");
     build.run(&["test", "--workspace", "--doc"])?;
     steps.step("codegen drift");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::images::Build;
 
 /// Which of our crates each of our crates may use.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("hearth-contract", &[]),
     ("hearth-api", &["hearth-contract"]),
     ("hearth-wasm-host", &["hearth-contract"]),
@@ -26,6 +26,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     // The label that says a node is ready, and the name of the runtime class: they must be the same on both sides.
     ("hearth-installer", &["hearth-api"]),
     ("hearth-test-guests", &[]),
+    ("hearth-fuzz", &[]),
     ("hearth-example-server", &[]),
     ("hearth-cluster", &[]),
     // The contract: a bench plays the shim of an engine.
@@ -37,7 +38,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
 ];
 
 /// What any crate's tests may use.
-const ALLOWED_IN_TESTS: &str = "hearth-test-guests";
+const ALLOWED_IN_TESTS: [&str; 2] = ["hearth-fuzz", "hearth-test-guests"];
 
 /// What must not be anywhere below a crate, by the start of its name.
 const FORBIDDEN: [(&str, &[&str]); 3] = [
@@ -148,7 +149,8 @@ fn violations(graph: &Graph) -> Vec<String> {
         {
             let to = graph.name(&arrow.to);
             // A crate whose tests switch on a feature of its own points at itself.
-            let is_for_tests = arrow.is_only_for_tests && (to == ALLOWED_IN_TESTS || to == name);
+            let is_for_tests =
+                arrow.is_only_for_tests && (ALLOWED_IN_TESTS.contains(&to) || to == name);
             let is_fine = allowed.contains(&to) || is_for_tests;
             if !is_fine {
                 wrong.push(format!(

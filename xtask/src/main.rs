@@ -4,6 +4,7 @@ mod bundles;
 mod ci;
 mod codegen;
 mod directions;
+mod fuzz;
 mod images;
 mod peers;
 mod run_inside;
@@ -49,6 +50,8 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Feed parsers of outside bytes with damaged examples, and say how often
+    Fuzz(fuzz::Arguments),
     /// Everything that must be green: what CI runs
     Ci(ci::Arguments),
     /// Hold a node's mounts and keep its containerd running; started by `up`
@@ -88,6 +91,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::E2e(e2e) => return e2e.run(),
         Chore::Bench(bench) => return bench.run(),
         Chore::Codegen { check } => codegen::run(Layout::find()?.repository(), check)?,
+        Chore::Fuzz(arguments) => fuzz::run(&arguments)?,
         Chore::Ci(arguments) => return ci::run(&arguments),
         Chore::Supervise {
             node,

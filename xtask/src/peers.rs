@@ -1,4 +1,4 @@
-//! Programs of others that benches measure beside ours.
+//! What benches measure beside our programs.
 
 use std::fs;
 use std::path::Path;
@@ -48,6 +48,18 @@ pub(crate) fn wasmtime(layout: &Layout, build: &Build) -> Result<()> {
         "cargo install wasmtime-cli failed: see above"
     );
     Ok(())
+}
+
+/// Builds wasmtime's `InstancePre` with nothing around it. No other chore does: it is linked as long as the engine is.
+pub(crate) fn bare_instance(build: &Build) -> Result<()> {
+    build.run(&[
+        "build",
+        "--workspace",
+        "--exclude",
+        "xtask",
+        "--example",
+        "bare-instance",
+    ])
 }
 
 /// The version of a package in a Cargo.lock.

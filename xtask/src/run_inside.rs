@@ -150,6 +150,7 @@ impl Bench {
     fn engine(&self, layout: &Layout, build: &Build) -> Result<ExitCode> {
         bundles::build(build)?;
         peers::wasmtime(layout, build)?;
+        peers::bare_instance(build)?;
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-c"]);
         command.arg(r#"ip link set lo up && exec "$0" "$@""#);

@@ -250,6 +250,43 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_quantity() {
+        let examples = ["64Mi", "1Gi", "1073741824", "0", "4Ki"];
+        hearth_fuzz::text("fuzz_quantity", &examples, |input| {
+            if let Ok(bytes) = bytes("limits.memory", input, "1Mi", "4Gi") {
+                assert!((1 << 20..=4 << 30).contains(&bytes), "{input:?} is {bytes}");
+            }
+        });
+    }
+
+    /// A manifest, in the file of `hearth serve` or from the API server.
+    #[test]
+    fn fuzz_function() {
+        let examples = [
+            r#"{"apiVersion":"hearth.dev/v1alpha1","kind":"AgentFunction","metadata":{"name":"f","namespace":"n","uid":"u","generation":3},"spec":{"bundle":{"image":"a"},"replicas":2,"limits":{"memory":"64Mi","deadlineMilliseconds":5,"queue":{"length":1},"requestHead":"2Ki"},"egress":{"allow":["https://a.b"]},"env":[{"name":"A","value":"b"}],"reuse":{"calls":2}}}"#,
+        ];
+        hearth_fuzz::text("fuzz_function", &examples, |input| {
+            let Ok(object) = serde_yaml::from_str::<AgentFunction>(input) else {
+                return;
+            };
+            replicas(&object.spec);
+            service_port(&object.spec);
+            if let Ok(function) = function(&object, 1) {
+                let key = &function.key;
+                if [&key.uid, &key.namespace, &key.name]
+                    .iter()
+                    .any(|part| part.is_empty())
+                {
+                    return;
+                }
+                // What the node is told can be told.
+                let wire = hearth_contract::proto::Function::from(function.clone());
+                assert_eq!(Function::try_from(wire), Ok(function));
+            }
+        });
+    }
+
+    #[test]
     fn unset_fields_have_the_contracts_defaults() {
         let function = function(&object(""), 1).unwrap();
         assert_eq!(function.limits, Limits::default());

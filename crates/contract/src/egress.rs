@@ -259,11 +259,35 @@ mod tests {
             prop_assert_eq!(parsed.to_string(), rule);
         }
 
-        #[test]
-        fn no_input_panics(rule in ".{0,40}", host in ".{0,40}", port: u16) {
-            if let Ok(rule) = rule.parse::<EgressRule>() {
-                rule.allows(Scheme::Https, &host, port);
+    }
+
+    #[test]
+    fn fuzz_egress() {
+        let examples = [
+            "https://*.example.com:8443 api.example.com",
+            "[2001:db8::1]:80 [2001:db8::1]",
+            "http://10.0.0.1 x.",
+        ];
+        hearth_fuzz::text("fuzz_egress", &examples, |input| {
+            let (rule, host) = input.split_once(' ').unwrap_or((input, ""));
+            let Ok(parsed) = rule.parse::<EgressRule>() else {
+                return;
+            };
+            // What is printed in a condition is the same rule.
+            assert_eq!(parsed.to_string().parse(), Ok(parsed.clone()));
+            let allowed = parsed.allows(Scheme::Https, host, 443);
+            // A star covers names below its suffix only.
+            let printed = parsed.to_string();
+            let bare = printed
+                .trim_start_matches("https://")
+                .trim_end_matches(":443");
+            if let Some(suffix) = bare.strip_prefix("*.").filter(|_| allowed) {
+                let host = host.trim_end_matches('.').to_ascii_lowercase();
+                assert!(
+                    host.ends_with(&format!(".{suffix}")),
+                    "{rule} allows {host}"
+                );
             }
-        }
+        });
     }
 }

@@ -389,6 +389,69 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_messages() {
+        use prost::Message;
+        let function = Function {
+            key: FunctionKey {
+                uid: "uid".to_owned(),
+                namespace: "default".to_owned(),
+                name: "hello".to_owned(),
+            },
+            generation: 3,
+            limits: Limits::default(),
+            capabilities: Capabilities {
+                egress: vec!["https://*.example.com".parse().unwrap()],
+                env: vec![("NAME".to_owned(), "value".to_owned())],
+                args: vec!["word".to_owned()],
+            },
+            target: 2,
+            reuse: Some(Reuse {
+                calls: NonZeroU32::MIN,
+                age: Reuse::AGE,
+            }),
+        };
+        let function = proto::Function::from(function);
+        let place = proto::Place {
+            function: Some(function.clone()),
+            digest: "sha256:00".to_owned(),
+            ..proto::Place::default()
+        };
+        let place = proto::ToEngine {
+            message: Some(proto::to_engine::Message::Place(place)),
+        };
+        let report = proto::FunctionReport {
+            r#ref: function.r#ref.clone(),
+            ..proto::FunctionReport::default()
+        };
+        let reports = proto::Reports {
+            functions: vec![report],
+        };
+        let reports = proto::FromEngine {
+            message: Some(proto::from_engine::Message::Reports(reports)),
+        };
+        let examples = [
+            function.encode_to_vec(),
+            place.encode_to_vec(),
+            reports.encode_to_vec(),
+        ];
+        let examples: Vec<_> = examples.iter().map(Vec::as_slice).collect();
+        hearth_fuzz::bytes("fuzz_messages", &examples, |input| {
+            // Each end reads whatever comes over its socket.
+            let _ = proto::ToEngine::decode(input);
+            let _ = proto::FromEngine::decode(input);
+            let _ = proto::CompileRequest::decode(input);
+            let _ = proto::CompileResult::decode(input);
+            let Ok(wire) = proto::Function::decode(input) else {
+                return;
+            };
+            if let Ok(function) = Function::try_from(wire) {
+                let again = proto::Function::from(function.clone());
+                assert_eq!(Function::try_from(again), Ok(function));
+            }
+        });
+    }
+
+    #[test]
     fn what_an_older_peer_does_not_send_has_its_default() {
         let wire = proto::Limits {
             memory_bytes: 1,

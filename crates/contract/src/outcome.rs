@@ -102,7 +102,7 @@ words! {
         PullFailed = "PullFailed",
         /// The image is a Linux container, or holds no or several .wasm files.
         NotABundle = "NotABundle",
-        /// A core module where a component is needed.
+        /// A core module that is no command of WASI preview 1.
         CoreModule = "CoreModule",
         /// The bytes are cut short or no WebAssembly.
         InvalidBundle = "InvalidBundle",

@@ -284,6 +284,11 @@ static agent_callback_code_t behave(char *path)
     } else if (strcmp(path, "/late-hang") == 0) {
         write_all(begin(200).contents, (const uint8_t *)"begun", 5);
         return hang();
+    } else if (strcmp(path, "/early-trap") == 0) {
+        begin(200);
+        __builtin_trap();
+    } else if (strcmp(path, "/informational") == 0) {
+        end(begin(103));
     } else if (strcmp(path, "/silent") == 0) {
         return AGENT_CALLBACK_CODE_EXIT;
     } else if (strcmp(path, "/refuse") == 0) {

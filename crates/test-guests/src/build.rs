@@ -64,20 +64,31 @@ pub(crate) fn http_component(root: &Path, source: &Path, wit: &str) -> Result<Ve
             .arg(folder.join(format!("{WORLD}_component_type.o")));
         clang.arg("-o").arg(&module);
         run(clang)?;
-        adapted(&module, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
+        adapted(
+            &std::fs::read(&module)?,
+            WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+        )
     })
 }
 
-/// A component that exports `wasi:cli/run`, from one C file with a `main`.
-pub(crate) fn command_component(source: &Path) -> Result<Vec<u8>> {
+/// A core module that is a command of WASI preview 1, from one C file with a `main`.
+pub(crate) fn command_module(source: &Path) -> Result<Vec<u8>> {
     let root = super::repository();
     cached(&root, &[source.to_owned()], |folder| {
         let module = folder.join("module.wasm");
         let mut clang = Command::new("clang-19");
         clang.args(CLANG).arg(source).arg("-o").arg(&module);
         run(clang)?;
-        adapted(&module, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)
+        Ok(std::fs::read(&module)?)
     })
+}
+
+/// A component that exports `wasi:cli/run`, from the same.
+pub(crate) fn command_component(source: &Path) -> Result<Vec<u8>> {
+    adapted(
+        &command_module(source)?,
+        WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+    )
 }
 
 /// A module or component from its text.
@@ -96,10 +107,10 @@ pub(crate) fn bindings((mut resolve, package): (Resolve, PackageId), world: &str
 }
 
 /// A component of a module that imports preview 1.
-fn adapted(module: &Path, adapter: &[u8]) -> Result<Vec<u8>> {
+fn adapted(module: &[u8], adapter: &[u8]) -> Result<Vec<u8>> {
     ComponentEncoder::default()
         .validate(true)
-        .module(&std::fs::read(module)?)?
+        .module(module)?
         .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter)?
         .encode()
 }

@@ -16,16 +16,24 @@ pub enum Guest {
     /// One component with a behaviour for each path: `/trap`, `/spin`, `/hoard`, `/never`, `/fetch?url=`, `/log`, `/echo`,
     /// `/env?name=`, `/big`.
     Mischief,
-    /// The same for wasi:http 0.3: `/trap`, `/late-trap`, `/spin`, `/hang`, `/late-hang`, `/silent`, `/refuse`, `/empty`,
+    /// The same for wasi:http 0.3: `/trap`, `/early-trap`, `/late-trap`, `/informational`, `/spin`, `/hang`, `/late-hang`, `/silent`, `/refuse`, `/empty`,
     /// `/big`, `/fetch?url=`, `/log`, `/count`, `/after`, `/echo`,
     /// `/pass`.
     P3,
-    /// A command: prints its arguments and exits with the code in the first.
+    /// Holds its host to wasi:http 0.2, item by item: `docs/conformance.md` lists its paths.
+    Conform,
+    /// A command: prints its arguments and exits with the code in the first, or traps when that is `trap`.
     Command,
+    /// The same as a core module of WASI preview 1.
+    Preview1,
+    /// The least command of preview 1: ends with the code 7.
+    Exit,
     /// A component that imports `acme:db/store`.
     UnknownImport,
     /// A core module with nothing in it.
     CoreModule,
+    /// A core module with an entry that imports `get` of `env`.
+    ForeignImport,
     /// The first half of a component.
     Truncated,
     /// A component that exports nothing.
@@ -34,13 +42,17 @@ pub enum Guest {
 
 impl Guest {
     /// Every guest.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Hello,
         Self::Mischief,
         Self::P3,
+        Self::Conform,
         Self::Command,
+        Self::Preview1,
+        Self::Exit,
         Self::UnknownImport,
         Self::CoreModule,
+        Self::ForeignImport,
         Self::Truncated,
         Self::NoEntry,
     ];
@@ -51,9 +63,13 @@ impl Guest {
             Self::Hello => "hello-c",
             Self::Mischief => "mischief",
             Self::P3 => "p3",
+            Self::Conform => "conform",
             Self::Command => "command",
+            Self::Preview1 => "preview1",
+            Self::Exit => "exit",
             Self::UnknownImport => "unknown-import",
             Self::CoreModule => "core-module",
+            Self::ForeignImport => "foreign-import",
             Self::Truncated => "truncated",
             Self::NoEntry => "no-entry",
         }
@@ -74,11 +90,19 @@ impl Guest {
                 build::http_component(&root, &guests.join("mischief.c"), build::P2)
             }
             Self::P3 => build::http_component(&root, &guests.join("p3.c"), build::P3),
+            Self::Conform => build::http_component(&root, &guests.join("conform.c"), build::P2),
             Self::Command => build::command_component(&guests.join("command.c")),
+            Self::Preview1 => build::command_module(&guests.join("command.c")),
+            Self::Exit => build::text(
+                r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))) (memory (export "memory") 1) (func (export "_start") i32.const 7 call 0))"#,
+            ),
             Self::UnknownImport => build::text(
                 r#"(component (import "acme:db/store@1.0.0" (instance (export "get" (func (result u32))))))"#,
             ),
             Self::CoreModule => build::text("(module)"),
+            Self::ForeignImport => {
+                build::text(r#"(module (import "env" "get" (func)) (func (export "_start")))"#)
+            }
             Self::Truncated => {
                 let mut whole = Self::Hello.wasm()?;
                 whole.truncate(whole.len() / 2);

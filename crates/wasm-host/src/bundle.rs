@@ -23,11 +23,16 @@ impl From<BundleKind> for proto::BundleKind {
 /// Why bytes are no bundle, in words for its author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// A core module.
+    /// A core module without an entry.
     #[error(
-        "the .wasm file is a core module, and Hearth runs components; `wasm-tools component new` makes a component of it"
+        "the .wasm file is a core module without a function _start, and Hearth runs components and commands of WASI preview 1; `wasm-tools component new` makes a component of a module that was built for one"
     )]
     CoreModule,
+    /// A core module that imports what nobody offers.
+    #[error(
+        "the core module imports {0}, and Hearth offers core modules the functions of wasi_snapshot_preview1 alone; `wasm-tools component new` makes a component of a module that was built for one"
+    )]
+    ForeignImport(String),
     /// No WebAssembly, cut short, or refused by the compiler.
     #[error("the .wasm file cannot be read as a component: {0}")]
     Invalid(String),
@@ -55,7 +60,7 @@ impl BundleError {
         match self {
             Self::CoreModule => FailureReason::CoreModule,
             Self::Invalid(_) => FailureReason::InvalidBundle,
-            Self::UnknownImport(_) => FailureReason::UnknownImport,
+            Self::UnknownImport(_) | Self::ForeignImport(_) => FailureReason::UnknownImport,
             Self::NoEntryPoint(_) => FailureReason::NoEntryPoint,
             Self::NotABundle(_) => FailureReason::NotABundle,
             Self::Limit(_) => FailureReason::CompileLimit,
@@ -63,18 +68,27 @@ impl BundleError {
     }
 }
 
-/// Looks at the eight bytes that every WebAssembly binary begins with.
+/// The two kinds of WebAssembly binaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binary {
+    /// A core module.
+    Module,
+    /// A component.
+    Component,
+}
+
+/// Tells by the eight bytes that every WebAssembly binary begins with.
 ///
 /// # Errors
-/// [`BundleError::CoreModule`] or [`BundleError::Invalid`].
-pub fn check_preamble(bytes: &[u8]) -> Result<(), BundleError> {
+/// [`BundleError::Invalid`] when these are others.
+pub fn binary(bytes: &[u8]) -> Result<Binary, BundleError> {
     let invalid = |problem: &str| Err(BundleError::Invalid(problem.to_owned()));
     if bytes.len() < 8 {
         return invalid("it is cut short: a WebAssembly binary has at least 8 bytes");
     }
     match (&bytes[..4], u16::from_le_bytes([bytes[6], bytes[7]])) {
-        (b"\0asm", 0) => Err(BundleError::CoreModule),
-        (b"\0asm", 1) => Ok(()),
+        (b"\0asm", 0) => Ok(Binary::Module),
+        (b"\0asm", 1) => Ok(Binary::Component),
         (b"\0asm", layer) => invalid(&format!(
             "its layer is {layer}, which is neither module nor component"
         )),
@@ -89,17 +103,14 @@ mod tests {
 
     #[test]
     fn the_first_bytes_tell() {
-        assert_eq!(check_preamble(b"\0asm\x0d\0\x01\0"), Ok(()));
-        assert_eq!(
-            check_preamble(b"\0asm\x01\0\0\0"),
-            Err(BundleError::CoreModule)
-        );
+        assert_eq!(binary(b"\0asm\x0d\0\x01\0"), Ok(Binary::Component));
+        assert_eq!(binary(b"\0asm\x01\0\0\0"), Ok(Binary::Module));
         for (bytes, word) in [
             (&b"\0as"[..], "cut short"),
             (b"\x7fELF\x02\x01\x01\0", "Linux program"),
             (b"#!/bin/sh\n", "does not begin"),
         ] {
-            let error = check_preamble(bytes).unwrap_err();
+            let error = binary(bytes).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
             assert_eq!(error.reason(), FailureReason::InvalidBundle);
         }

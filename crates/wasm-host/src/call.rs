@@ -4,6 +4,7 @@
 //! that goes on gets a task of its own, which the call's deadline ends however slowly the caller reads, and one that
 //! computes is carried to the slow lane. A caller that goes away before the answer is complete ends its guest at once.
 
+mod body;
 mod p3;
 
 use std::convert::Infallible;
@@ -12,7 +13,6 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -20,10 +20,9 @@ use futures::FutureExt;
 use hearth_contract::{Limits, Outcome, StartKind};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
@@ -31,6 +30,9 @@ use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 use crate::function::{HostedFunction, Place, StartError};
 use crate::instance::Instance;
 use crate::lanes::{Carried, Overspent, Spent, metered};
+
+use body::Guest;
+pub use body::GuestBody;
 
 /// The header of answers that Hearth itself makes: a word of [`Outcome`].
 pub const OUTCOME_HEADER: &str = "hearth-outcome";
@@ -66,6 +68,14 @@ impl Call {
     fn outcome(&self) -> Option<Outcome> {
         self.end.get().map(|(outcome, _)| *outcome)
     }
+
+    /// The word for a guest that failed: over the end of what it may read, or by itself.
+    fn failure(&self) -> Outcome {
+        match self.too_large.load(Ordering::Relaxed) {
+            true => Outcome::TooLarge,
+            false => Outcome::Trapped,
+        }
+    }
 }
 
 impl Drop for Call {
@@ -77,24 +87,6 @@ impl Drop for Call {
             .unwrap_or((Outcome::ClientGone, Instant::now()));
         let start = self.start.get().copied().unwrap_or(StartKind::Instantiate);
         self.function.count(outcome, start, ended - self.started);
-    }
-}
-
-/// What is left of a guest after the head of its answer: nothing, or a task that ends when this is dropped, unless it was
-/// let go.
-struct Guest(Option<JoinHandle<Option<()>>>);
-
-impl Guest {
-    fn let_go(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.abort();
-        }
     }
 }
 
@@ -189,21 +181,31 @@ where
     .await;
     match head {
         Ok(Ok(response)) => {
+            // Nothing of the head is on its way yet, so a guest that failed by now has not answered.
+            if let Some(outcome) = call.outcome() {
+                return Err((outcome, sentence(outcome, limits)));
+            }
+            let status = response.status();
+            if status.is_informational() {
+                let problem =
+                    format!("the guest answered with {status}, which no answer ends with");
+                return Err((Outcome::Trapped, problem));
+            }
             let guest = Guest(work.map(tokio::spawn));
             let limit = limits.response_body_bytes;
-            if response.body().size_hint().lower() > limit {
+            let promised = content_length(response.headers());
+            if promised.unwrap_or(response.body().size_hint().lower()) > limit && !is_head {
                 return Err((Outcome::ResponseTooLarge, too_long(limit)));
             }
-            let announced = announced(response.headers());
-            let is_bare = is_head || is_bodiless(response.status()) || announced == Some(0);
-            Ok(response.map(|body| {
-                let mut body = GuestBody::new(body, announced, call.clone(), guest);
-                if is_bare {
-                    // Nobody will read it.
-                    body.complete();
-                }
-                AnswerBody::Left(body)
-            }))
+            let (head, body) = response.into_parts();
+            let mut body = GuestBody::new(body, call.clone(), guest, promised);
+            if is_head || is_bodiless(status) || promised == Some(0) {
+                // Nobody will read it.
+                body.complete();
+            } else {
+                body.read_ahead().await?;
+            }
+            Ok(Response::from_parts(head, AnswerBody::Left(body)))
         }
         Ok(Err(_)) if call.too_large.load(Ordering::Relaxed) => {
             Err((Outcome::TooLarge, sentence(Outcome::TooLarge, limits)))
@@ -213,7 +215,7 @@ where
             Err((Outcome::Threw, sentence(Outcome::Threw, limits)))
         }
         Ok(Err(error)) => Err((
-            Outcome::Trapped,
+            call.failure(),
             format!("the guest answered with an error: {error}"),
         )),
         Err(_) => {
@@ -250,7 +252,8 @@ fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(), (Outcome, 
         );
         return Err((Outcome::TooLarge, problem));
     }
-    if announced(request.headers()).is_some_and(|bytes| bytes > limits.request_body_bytes) {
+    let announced = content_length(request.headers());
+    if announced.is_some_and(|bytes| bytes > limits.request_body_bytes) {
         let problem = format!(
             "the request body has more than {} bytes",
             limits.request_body_bytes
@@ -260,16 +263,14 @@ fn check_size<B>(request: &Request<B>, limits: &Limits) -> Result<(), (Outcome, 
     Ok(())
 }
 
-/// The length that a head announces, in bytes.
-fn announced(headers: &HeaderMap) -> Option<u64> {
-    let length = headers.get(CONTENT_LENGTH)?;
-    length.to_str().ok()?.parse().ok()
+/// The bytes that a message says its body has.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Whether an answer of this status has no body, whatever its guest wrote (RFC 9110, 6.4.1).
 fn is_bodiless(status: StatusCode) -> bool {
-    status.is_informational()
-        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+    [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
 /// Names the function in a request that does not say whom it is for, as HTTP/1.0 allows: guests may count on it.
@@ -307,7 +308,7 @@ fn sentence(outcome: Outcome, limits: &Limits) -> String {
                 .to_owned()
         }
         Outcome::TooLarge => "the request body is larger than the function accepts".to_owned(),
-        _ => "the guest ended without an answer".to_owned(),
+        _ => "the guest failed, or ended without an answer".to_owned(),
     }
 }
 
@@ -346,12 +347,9 @@ async fn run(
         // Whether it answered is seen by who waits for the answer.
         Ok(Ok(Ok(()))) => call.out_of_memory.store(refused, Ordering::Relaxed),
         Ok(Ok(Err(error))) => {
-            let outcome = if refused {
-                Outcome::OutOfMemory
-            } else if call.too_large.load(Ordering::Relaxed) {
-                Outcome::TooLarge
-            } else {
-                Outcome::Trapped
+            let outcome = match refused {
+                true => Outcome::OutOfMemory,
+                false => call.failure(),
             };
             call.function
                 .grants
@@ -431,109 +429,6 @@ where
 
 fn too_long(limit: u64) -> String {
     format!("the answer's body has more than {limit} bytes")
-}
-
-/// The body of a guest's answer. Its end is the call's.
-pub struct GuestBody {
-    inner: WasiBody,
-    /// Bytes that may still come.
-    left: u64,
-    /// Those that are to come still, where the head told their number.
-    announced: Option<u64>,
-    call: Arc<Call>,
-    guest: Guest,
-}
-
-impl std::fmt::Debug for GuestBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GuestBody").finish_non_exhaustive()
-    }
-}
-
-impl GuestBody {
-    fn new(inner: WasiBody, announced: Option<u64>, call: Arc<Call>, guest: Guest) -> Self {
-        let left = call.function.spec.limits.response_body_bytes;
-        Self {
-            inner,
-            left,
-            announced,
-            call,
-            guest,
-        }
-    }
-
-    /// Counts a frame. False when it is more than the function may send.
-    fn fits(&mut self, frame: &Frame<Bytes>) -> bool {
-        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-        let left = self.left.checked_sub(length);
-        self.announced = self.announced.map(|bytes| bytes.saturating_sub(length));
-        self.left = left.unwrap_or(0);
-        left.is_some()
-    }
-
-    /// Whether nothing is to come any more, as far as lengths tell.
-    fn is_all(&self) -> bool {
-        self.announced == Some(0) || self.inner.size_hint().exact() == Some(0)
-    }
-
-    fn complete(&mut self) {
-        self.call.end(Outcome::Answered);
-        self.guest.let_go();
-    }
-
-    fn broke_off(&self) -> Error {
-        let outcome = self.call.outcome().unwrap_or(Outcome::Trapped);
-        let problem = "the answer broke off after its head";
-        self.call.note(outcome, problem);
-        Error::InternalError(Some(format!("{outcome}: {problem}")))
-    }
-}
-
-impl Drop for GuestBody {
-    fn drop(&mut self) {
-        if self.inner.is_end_stream() {
-            self.complete();
-        } else {
-            // The caller went away, or the guest broke off, which has been said by now.
-            self.call.end(Outcome::ClientGone);
-        }
-    }
-}
-
-impl Body for GuestBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        match &frame {
-            // A body whose guest is gone ends like one that is complete; the caller must see the difference.
-            None if self.call.outcome().is_some_and(|o| o != Outcome::Answered) => {
-                return Poll::Ready(Some(Err(self.broke_off())));
-            }
-            None => self.complete(),
-            Some(Ok(frame)) if !self.fits(frame) => {
-                self.call.end(Outcome::ResponseTooLarge);
-                return Poll::Ready(Some(Err(self.broke_off())));
-            }
-            // The last byte of a known length: hyper does not ask again.
-            Some(Ok(_)) if self.is_all() => self.complete(),
-            Some(Ok(_)) => {}
-            Some(Err(_)) => self.call.end(Outcome::Trapped),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 fn refusal(outcome: Outcome, problem: &str) -> Response<AnswerBody> {

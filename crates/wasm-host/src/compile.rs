@@ -1,12 +1,13 @@
 //! From a component's bytes to an artifact. Runs in the confined compile helper, or in `hearth serve`.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use wasmtime::component::Component;
 
-use crate::bundle::{BundleError, BundleKind, check_preamble};
+use crate::bundle::{Binary, BundleError, BundleKind, binary};
 use crate::engine::{Concurrency, Engine};
-use crate::instance;
+use crate::{instance, preview1};
 
 /// Largest component, in bytes.
 pub const MAX_COMPONENT_BYTES: u64 = 256 << 20;
@@ -21,14 +22,17 @@ pub struct Compiled {
 }
 
 /// Compiles a component and checks that it can be linked and called: without the component model's concurrency, and
-/// where that refuses it, with it.
+/// where that refuses it, with it. A command of WASI preview 1 is made a component first.
 ///
 /// # Errors
 /// Says what is wrong with the bundle.
 pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Compiled, BundleError> {
-    check_preamble(bytes)?;
+    let component = match binary(bytes)? {
+        Binary::Component => Cow::Borrowed(bytes),
+        Binary::Module => Cow::Owned(preview1::component(bytes)?),
+    };
     let [without, with] = Concurrency::ALL;
-    compile_for(engine, without, bytes).or_else(|_| compile_for(engine, with, bytes))
+    compile_for(engine, without, &component).or_else(|_| compile_for(engine, with, &component))
 }
 
 fn compile_for(
@@ -165,6 +169,70 @@ mod tests {
         find_component(layers.iter().map(Vec::as_slice))
             .map(|bytes| String::from_utf8(bytes).unwrap())
             .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn fuzz_layers() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let plain = layer(&[("etc/motd", "x"), ("./app/agent.wasm", "bytes")]);
+        std::io::Write::write_all(&mut gzip, &plain).unwrap();
+        let gzip = gzip.finish().unwrap();
+        hearth_fuzz::bytes("fuzz_layers", &[&plain, &gzip], |input| {
+            // The second layer is whole: it counts unless the first cannot be read or has one too.
+            match find_component([input, plain.as_slice()]) {
+                Ok(found) => assert_eq!(found, b"bytes"),
+                Err(error) => assert!(matches!(error, BundleError::NotABundle(_)), "{error}"),
+            }
+        });
+    }
+
+    /// Archives that can be read, with paths that are anybody's.
+    #[test]
+    fn fuzz_paths() {
+        use std::path::{Component, Path};
+        // What an archive takes for a path.
+        let is_path = |path: &&str| {
+            let is_plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+            !path.is_empty()
+                && path.len() < 90
+                && !path.contains('\0')
+                && Path::new(path).components().all(is_plain)
+        };
+        let examples = [
+            "app/.wh.agent.wasm\napp/.wh..wh..opq\n./b.wasm",
+            "a/b/.wh.c\na.wasm\n.wh.",
+        ];
+        hearth_fuzz::text("fuzz_paths", &examples, |input| {
+            // Each file says where it is.
+            let files: Vec<_> = input
+                .lines()
+                .filter(is_path)
+                .map(|path| (path, path))
+                .collect();
+            let first = layer(&[
+                ("app/agent.wasm", "app/agent.wasm"),
+                ("a/b/c/d.wasm", "a/b/c/d.wasm"),
+            ]);
+            let second = layer(&files);
+            if let Ok(found) = find_component([first.as_slice(), second.as_slice()]) {
+                assert!(found.ends_with(b".wasm"), "{found:?}");
+            }
+        });
+    }
+
+    /// Whole binaries of both kinds. What they are made of is wasmtime's own to check.
+    #[test]
+    fn fuzz_compile() {
+        let engine = Engine::for_compiling().unwrap();
+        let examples = [
+            &b"\0asm\x0d\0\x01\0"[..],
+            &hearth_test_guests::Guest::ForeignImport.wasm().unwrap(),
+            &hearth_test_guests::Guest::UnknownImport.wasm().unwrap(),
+        ];
+        hearth_fuzz::bytes("fuzz_compile", &examples, |input| {
+            // Nothing in them can be called.
+            compile(&engine, input).unwrap_err();
+        });
     }
 
     #[test]

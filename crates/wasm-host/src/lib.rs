@@ -19,6 +19,8 @@ mod limits;
 pub mod logs;
 pub mod metrics;
 mod pool;
+#[cfg(feature = "compile")]
+mod preview1;
 pub mod serve;
 
 pub use artifact::Artifact;

@@ -224,6 +224,22 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_log_lines() {
+        let examples = ["one\ntwo\n\n\u{0}three", "no end", "\n\n"];
+        hearth_fuzz::text("fuzz_log_lines", &examples, |input| {
+            // Written in two pieces, wherever those are cut.
+            let cut = input.floor_char_boundary(input.len() / 2);
+            let (first, second) = input.split_at(cut);
+            let lines = written(Some("a"), &[first, second]);
+            // Unlike `lines`, which takes a carriage return for part of an end.
+            let whole = input.strip_suffix('\n').unwrap_or(input);
+            let lines_in = whole.split('\n').filter(|_| !input.is_empty());
+            let expected: String = lines_in.map(|line| format!("a: {line}\n")).collect();
+            assert_eq!(lines, expected);
+        });
+    }
+
+    #[test]
     fn a_long_line_is_split() {
         let long = "x".repeat(LINE_BYTES + 1) + "\n";
         assert_eq!(written(None, &[&long]).lines().count(), 2);

@@ -1,6 +1,8 @@
 //! Sockets: an accept loop for a function, HTTP/1.1 and HTTP/2 without TLS, and `/metrics`.
 
 use std::convert::Infallible;
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::function::HostedFunction;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 
-/// How long a caller may take to send the head of a request.
+/// How long a caller may take to send the head of a request, and a new connection to bring its first one.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a caller may read nothing of an answer.
 const STALL: Duration = Duration::from_secs(30);
@@ -111,12 +113,26 @@ async fn connection(
     timeout(HEAD_DEADLINE, stream.readable()).await??;
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STALL));
-    let service =
-        service_fn(move |request: Request<Incoming>| call::handle(now(&current), request));
-    let connection = builder()
-        .serve_connection(TokioIo::new(Box::pin(stream)), service)
-        .into_owned();
-    watcher.watch(connection).await
+    let is_used = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        is_used.store(true, Ordering::Relaxed);
+        call::handle(now(&current), request)
+    });
+    let builder = builder();
+    let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
+    tokio::select! {
+        ended = watcher.watch(connection) => ended,
+        () = unused(&is_used) => Err("it brought no request".into()),
+    }
+}
+
+/// Returns when a connection has brought no request in its time: a caller may send half of what HTTP/2 begins with, or all of
+/// it and nothing more, and hyper waits.
+async fn unused(is_used: &AtomicBool) {
+    tokio::time::sleep(HEAD_DEADLINE).await;
+    if is_used.load(Ordering::Relaxed) {
+        pending().await
+    }
 }
 
 /// Answers `GET /metrics` until `stop`.

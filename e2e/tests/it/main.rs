@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         pods::a_wasm_artifact_runs_as_an_ordinary_pod,
         pods::the_example_pod_runs_as_it_stands,
         pods::a_command_runs_as_a_job_and_its_exit_code_is_kept,
+        pods::a_module_of_preview_1_runs_as_a_job_and_its_exit_code_is_kept,
         pods::a_deleted_pod_leaves_nothing_behind,
         pods::an_image_that_is_no_bundle_says_so_in_the_pods_events,
         pods::exec_is_refused_with_a_reason,

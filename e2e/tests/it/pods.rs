@@ -70,11 +70,13 @@ pub(crate) async fn the_example_pod_runs_as_it_stands(cx: &Cx) -> Result<()> {
     contains("the answer", &answer.body, "Hello, Hearth!")
 }
 
-pub(crate) async fn a_command_runs_as_a_job_and_its_exit_code_is_kept(cx: &Cx) -> Result<()> {
-    let image = support::guest(cx, "command")?;
-    for (name, code) in [("completes", 0), ("fails", 1)] {
+/// Runs the guest as a Job for each argument, which is the exit code that the command asks for, and expects the code beside it.
+async fn jobs_end(cx: &Cx, guest: &str, cases: [(&str, i32); 2]) -> Result<()> {
+    let image = support::guest(cx, guest)?;
+    for (argument, code) in cases {
+        let name = format!("ends-with-{argument}");
         cx.apply(&format!(
-            "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {name}\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      runtimeClassName: hearth\n      restartPolicy: Never\n      containers:\n        - name: command\n          image: {image}\n          command: [command, \"{code}\"]\n"
+            "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {name}\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      runtimeClassName: hearth\n      restartPolicy: Never\n      containers:\n        - name: command\n          image: {image}\n          command: [command, \"{argument}\"]\n"
         ))?;
         let pods = cx.pods();
         let ended = until(&format!("job {name} to end"), SETTLE, || async {
@@ -92,6 +94,17 @@ pub(crate) async fn a_command_runs_as_a_job_and_its_exit_code_is_kept(cx: &Cx) -
         ensure!(ended.exit_code == code, "{name}: {ended:?}");
     }
     Ok(())
+}
+
+pub(crate) async fn a_command_runs_as_a_job_and_its_exit_code_is_kept(cx: &Cx) -> Result<()> {
+    // wasi:cli/run says success or failure, and no code.
+    jobs_end(cx, "command", [("0", 0), ("3", 1)]).await
+}
+
+pub(crate) async fn a_module_of_preview_1_runs_as_a_job_and_its_exit_code_is_kept(
+    cx: &Cx,
+) -> Result<()> {
+    jobs_end(cx, "preview1", [("0", 0), ("3", 3)]).await
 }
 
 pub(crate) async fn a_deleted_pod_leaves_nothing_behind(cx: &Cx) -> Result<()> {

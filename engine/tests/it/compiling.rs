@@ -11,7 +11,10 @@ async fn good_guests_become_artifacts_of_their_kind() {
         (Guest::Hello, BundleKind::Http),
         (Guest::Mischief, BundleKind::Http),
         (Guest::P3, BundleKind::Http),
+        (Guest::Conform, BundleKind::Http),
         (Guest::Command, BundleKind::Command),
+        (Guest::Preview1, BundleKind::Command),
+        (Guest::Exit, BundleKind::Command),
     ] {
         let (compiled, file) = compile(BundleInput::Wasm, &[&guest.wasm().unwrap()])
             .await
@@ -27,6 +30,7 @@ async fn what_is_no_bundle_is_named() {
     for (guest, reason, word) in [
         (Guest::UnknownImport, "UnknownImport", "acme:db/store@1.0.0"),
         (Guest::CoreModule, "CoreModule", "wasm-tools component new"),
+        (Guest::ForeignImport, "UnknownImport", "get of env"),
         (Guest::Truncated, "InvalidBundle", "cut short"),
         (Guest::NoEntry, "NoEntryPoint", "wasi:http/incoming-handler"),
     ] {

@@ -187,17 +187,35 @@ async fn trailers_come_and_go() {
     let engine = Engine::start().await;
     let address = engine.place(Guest::P3, patient("trailers")).await;
     let connection = Connection::open(address).await;
+    let checksum = HeaderValue::from_static("abc");
+    let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), checksum)]);
     for path in ["/echo", "/pass"] {
         let (writer, body) = pieces();
         let response = connection.send("POST", path, body).await;
-        let checksum = HeaderValue::from_static("abc");
-        let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), checksum)]);
         writer.send(Frame::data("body".into())).await.unwrap();
-        writer.send(Frame::trailers(trailers)).await.unwrap();
+        writer
+            .send(Frame::trailers(trailers.clone()))
+            .await
+            .unwrap();
         drop(writer);
         let whole = rest(response.into_body()).await.unwrap();
         assert_eq!(whole.trailers().unwrap()["x-sum"], "abc", "{path}");
         assert_eq!(whole.to_bytes(), "body", "{path}");
     }
+    let address = engine.place(Guest::Conform, patient("trailers-p2")).await;
+    let connection = Connection::open(address).await;
+    let (writer, body) = pieces();
+    let sending = tokio::spawn(async move {
+        writer.send(Frame::data("body".into())).await.unwrap();
+        writer.send(Frame::trailers(trailers)).await.unwrap();
+    });
+    let read = Answer::of(connection.send("POST", "/trailers", body).await).await;
+    assert_eq!(read.body, "body\nclosed\nx-sum abc\n");
+    sending.await.unwrap();
+    let response = connection
+        .send("GET", "/with-trailers", Pieces::whole(b""))
+        .await;
+    let whole = rest(response.into_body()).await.unwrap();
+    assert_eq!(whole.trailers().unwrap()["x-sum"], "abc");
     engine.end().await;
 }

@@ -150,6 +150,23 @@ impl Engine {
 
     /// With `memory_bytes` of linear memory for all its guests; 0: not bounded.
     pub(crate) async fn start_with(memory_bytes: u64) -> Self {
+        Self::start_as(proto::Start {
+            memory_bytes,
+            ..proto::Start::default()
+        })
+        .await
+    }
+
+    /// With the certificates, in PEM, that calls out trust.
+    pub(crate) async fn start_trusting(roots_pem: String) -> Self {
+        Self::start_as(proto::Start {
+            roots_pem,
+            ..proto::Start::default()
+        })
+        .await
+    }
+
+    async fn start_as(start: proto::Start) -> Self {
         let (control, child) = spawn("run");
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = metrics.local_addr().unwrap();
@@ -169,8 +186,7 @@ impl Engine {
         assert!(!ready.fingerprint.is_empty());
         let start = proto::Start {
             metrics: true,
-            memory_bytes,
-            ..proto::Start::default()
+            ..start
         };
         engine
             .send(to_engine::Message::Start(start), &[metrics.as_fd()])
@@ -305,6 +321,20 @@ impl Engine {
             from_engine::Message::Removed(removed) => self.removed.push(removed.uid),
             other => panic!("unexpected {other:?}"),
         }
+    }
+
+    /// The most resident memory that the process has had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id().unwrap());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes: u64 = line
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kilobytes << 10
     }
 
     /// Ends the engine by closing its control socket, and returns everything it logged for its guests.

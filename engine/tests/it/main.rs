@@ -6,9 +6,11 @@
 )]
 
 mod compiling;
+mod conformance;
 mod h2c;
 mod harness;
 mod javascript;
 mod limits;
 mod p3;
 mod running;
+mod upstream;

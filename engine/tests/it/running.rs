@@ -315,6 +315,25 @@ async fn a_command_runs_once_and_its_code_is_kept() {
 }
 
 #[tokio::test]
+async fn a_module_of_preview_1_runs_as_a_command_and_its_code_is_kept() {
+    let engine = Engine::start().await;
+    // 134: as a program that aborted.
+    for (word, code) in [("0", 0), ("3", 3), ("255", 255), ("trap", 134)] {
+        let command = function(word, |function| {
+            function.capabilities.args = vec!["command".to_owned(), word.to_owned()];
+            function.capabilities.env = vec![("GREETING".to_owned(), format!("for {word}"))];
+        });
+        assert_eq!(engine.run(Guest::Preview1, command).await, code, "{word}");
+    }
+    let exit = function("exit", |_| {});
+    assert_eq!(engine.run(Guest::Exit, exit).await, 7);
+    let log = engine.end().await;
+    for line in ["argument 3\n", "greeting for 3\n", "greeting for trap\n"] {
+        assert!(log.contains(line), "{line} is not in\n{log}");
+    }
+}
+
+#[tokio::test]
 async fn answers_without_a_body_are_answers() {
     let mut engine = Engine::start().await;
     let address = engine.place(Guest::Mischief, patient("bare")).await;

@@ -206,6 +206,30 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_manifest() {
+        let examples = [
+            r#"{"config":{"mediaType":"application/vnd.wasm.config.v0+json","digest":"sha256:0","size":2},"layers":[{"mediaType":"application/wasm","digest":"sha256:1","size":3}]}"#,
+            r#"{"config":{},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:2","size":9},{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","digest":"sha256:3"}]}"#,
+            r#"{"manifests":[{"digest":"sha256:4","platform":{"architecture":"wasm","os":"wasip2"}},{"digest":"sha256:5","platform":{"architecture":"amd64","os":"linux"}},{"digest":"sha256:6","platform":{"architecture":"unknown","os":"unknown"}}]}"#,
+        ];
+        hearth_fuzz::text("fuzz_manifest", &examples, |input| {
+            match read(input.as_bytes()) {
+                Ok(Document::Index(index)) => {
+                    if let Ok(candidates) = index.candidates("x86_64") {
+                        assert!(!candidates.is_empty());
+                    }
+                }
+                Ok(Document::Manifest(manifest)) => {
+                    if let Ok(contents) = manifest.contents() {
+                        assert!((1..=LAYERS).contains(&contents.blobs().len()));
+                    }
+                }
+                Err(_) => {}
+            }
+        });
+    }
+
+    #[test]
     fn a_wasm_artifact_is_its_one_wasm_layer() {
         let found = contents(
             r#"{"config":{"mediaType":"application/vnd.wasm.config.v0+json"},

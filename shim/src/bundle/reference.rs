@@ -58,6 +58,21 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_reference() {
+        let examples = ["ghcr.io/acme/hello:v1", "r.io:5000/a@sha256:00", "hello"];
+        hearth_fuzz::text("fuzz_reference", &examples, |image| {
+            let full = normalise(image);
+            if !image.contains('@') {
+                assert_eq!(normalise(&full), full, "{image:?}");
+            }
+            assert!(
+                with_digest(image, "sha256:ff").ends_with("@sha256:ff"),
+                "{image:?}"
+            );
+        });
+    }
+
+    #[test]
     fn a_digest_replaces_the_tag() {
         for (given, expected) in [
             ("r.io:5000/a:v1", "r.io:5000/a@sha256:ff"),

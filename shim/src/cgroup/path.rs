@@ -76,6 +76,27 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_cgroup_path() {
+        let examples = [
+            "/kubepods/pod1/c1",
+            "kubepods-pod1_2.slice:cri-containerd:c1",
+        ];
+        hearth_fuzz::text("fuzz_cgroup_path", &examples, |input| {
+            if let Ok(path) = relative(input) {
+                // It stays below the hierarchy that it is joined to.
+                assert!(
+                    Path::new("/root").join(&path).starts_with("/root"),
+                    "{input:?}"
+                );
+                assert!(
+                    path.components()
+                        .all(|part| matches!(part, Component::Normal(_)))
+                );
+            }
+        });
+    }
+
+    #[test]
     fn what_leads_elsewhere_is_refused() {
         for given in [
             "",

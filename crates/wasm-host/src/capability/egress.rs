@@ -1,18 +1,23 @@
 //! Calls out: only hosts that the function's rules name, over connections of our own.
 
+use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_contract::egress::{EgressRule, Scheme};
 use http::uri::Scheme as UriScheme;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use super::names::Names;
+use super::names::{LookupError, Names};
+use super::paced::Paced;
 use crate::logs::LogSink;
 
 /// What a guest's own timeouts default to; the call's deadline is usually shorter.
@@ -136,10 +141,10 @@ async fn send(
     let stream = tokio::time::timeout(connect_timeout, connect(outside, &target, log))
         .await
         .map_err(|_| Error::ConnectionTimeout)??;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(broken)?;
     // The connection is driven beside the guest and ends with the body, or when the guest drops it.
-    let driver = tokio::spawn(connection);
+    let driver = AbortOnDropHandle::new(tokio::spawn(connection));
     // Scheme and authority in the request line would address a proxy.
     let path = request
         .uri()
@@ -149,17 +154,84 @@ async fn send(
     *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
     let response = tokio::time::timeout(first_byte_timeout, sender.send_request(request))
         .await
-        .map_err(|_| Error::ConnectionReadTimeout)??;
+        .map_err(|_| Error::ConnectionReadTimeout)?
+        .map_err(broken)?;
     let io = async move {
         match driver.await {
-            Ok(Err(error)) => Err(Error::from(error)),
+            Ok(Err(error)) => Err(broken(error)),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     };
-    Ok((
-        response.map(|body| body.map_err(Error::from).boxed_unsync()),
-        Box::new(io),
-    ))
+    let pace = options.and_then(|options| options.between_bytes_timeout);
+    let body = |body: Incoming| match pace {
+        Some(pace) => Paced::new(body.map_err(broken), pace).boxed_unsync(),
+        None => body.map_err(broken).boxed_unsync(),
+    };
+    Ok((response.map(body), Box::new(io)))
+}
+
+/// Why an exchange over a connection failed, as a guest is told.
+fn broken(error: hyper::Error) -> Error {
+    let source = error.source();
+    // The guest's own: of the body that it was sending.
+    match source.and_then(|source| source.downcast_ref::<Error>()) {
+        Some(Error::HttpRequestBodySize(size)) => return Error::HttpRequestBodySize(*size),
+        Some(_) => return Error::HttpProtocolError,
+        None => {}
+    }
+    let io = source.and_then(|source| source.downcast_ref::<io::Error>());
+    let is_cut = io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof);
+    if is_cut || error.is_incomplete_message() {
+        Error::HttpResponseIncomplete
+    } else if io.is_some() || error.is_closed() || error.is_canceled() {
+        Error::ConnectionTerminated
+    } else {
+        Error::HttpProtocolError
+    }
+}
+
+/// Why there is no connection, as a guest is told.
+fn unconnected(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Error::ConnectionTimeout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Error::DestinationIpUnroutable
+        }
+        io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+            Error::ConnectionTerminated
+        }
+        _ => Error::DestinationUnavailable,
+    }
+}
+
+/// Why TLS could not be agreed upon, as a guest is told.
+fn insecure(error: &io::Error) -> Error {
+    let reason = error.get_ref();
+    match reason.and_then(|reason| reason.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            Error::TlsCertificateError
+        }
+        Some(rustls::Error::AlertReceived(alert)) => Error::TlsAlertReceived {
+            alert_id: Some(u8::from(*alert)),
+            alert_message: Some(format!("{alert:?}")),
+        },
+        Some(_) => Error::TlsProtocolError,
+        None => unconnected(error),
+    }
+}
+
+/// Why a name has no address, as a guest is told.
+fn unresolved(error: &LookupError) -> Error {
+    let rcode = match error {
+        LookupError::Timeout(_) => return Error::DnsTimeout,
+        LookupError::Unknown(_) => Some("NXDOMAIN".to_owned()),
+        LookupError::NoServer(_) | LookupError::Failed { .. } => None,
+    };
+    Error::DnsError {
+        rcode,
+        info_code: None,
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -176,11 +248,12 @@ async fn connect(
         .await
         .map_err(|error| {
             log.note(&error.to_string());
-            Error::DnsError {
-                rcode: Some(error.to_string()),
-                info_code: None,
-            }
+            unresolved(&error)
         })?;
+    let failed = |error: &dyn std::fmt::Display| {
+        let Target { host, port, .. } = target;
+        log.note(&format!("call to {host}:{port} failed: {error}"));
+    };
     let mut last = None;
     let mut connected = None;
     for address in addresses {
@@ -193,15 +266,14 @@ async fn connect(
         }
     }
     let Some(stream) = connected else {
-        let error = last.unwrap_or_else(|| std::io::Error::other("the name has no address"));
-        log.note(&format!(
-            "call to {}:{} failed: {error}",
-            target.host, target.port
-        ));
-        return Err(Error::Connect(error));
+        let error = last.unwrap_or_else(|| io::Error::other("the name has no address"));
+        failed(&error);
+        return Err(unconnected(&error));
     };
     // Small requests and answers: waiting to fill a segment only costs time.
-    stream.set_nodelay(true).map_err(Error::Connect)?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| unconnected(&error))?;
     match target.scheme {
         Scheme::Http => Ok(Box::new(stream)),
         Scheme::Https => {
@@ -212,9 +284,36 @@ async fn connect(
                 .to_owned();
             let name = ServerName::try_from(bare).map_err(|_| Error::TlsCertificateError)?;
             let connector = tokio_rustls::TlsConnector::from(outside.tls.clone());
-            Ok(Box::new(
-                connector.connect(name, stream).await.map_err(Error::Tls)?,
-            ))
+            let secured = connector.connect(name, stream).await;
+            Ok(Box::new(secured.map_err(|error| {
+                failed(&error);
+                insecure(&error)
+            })?))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_code() {
+        for (kind, code) in [
+            (io::ErrorKind::TimedOut, "ConnectionTimeout"),
+            (io::ErrorKind::NetworkUnreachable, "DestinationIpUnroutable"),
+            (io::ErrorKind::ConnectionReset, "ConnectionTerminated"),
+            // What a network policy that rejects may say.
+            (io::ErrorKind::PermissionDenied, "DestinationUnavailable"),
+        ] {
+            assert_eq!(format!("{:?}", unconnected(&kind.into())), code);
+        }
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure);
+        let said = format!("{:?}", insecure(&io::Error::other(alert)));
+        assert!(said.contains("alert_id: Some(40)"), "{said}");
+        let late = unresolved(&LookupError::Timeout("a".to_owned()));
+        assert!(matches!(late, Error::DnsTimeout), "{late:?}");
+        let unknown = format!("{:?}", unresolved(&LookupError::Unknown("a".to_owned())));
+        assert!(unknown.contains("NXDOMAIN"), "{unknown}");
     }
 }

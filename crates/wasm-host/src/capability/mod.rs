@@ -2,3 +2,4 @@
 
 pub(crate) mod egress;
 pub mod names;
+mod paced;

@@ -18,7 +18,10 @@ pub enum LookupError {
     /// No server was given, and the name is in no hosts file.
     #[error("no DNS server is configured for this pod, so {0} cannot be resolved")]
     NoServer(String),
-    /// The servers said no.
+    /// The servers say that there is none.
+    #[error("{0} cannot be resolved: no such name")]
+    Unknown(String),
+    /// The servers failed.
     #[error("{name} cannot be resolved: {problem}")]
     Failed {
         /// The name.
@@ -65,18 +68,7 @@ impl Names {
             .filter_map(|server| server.parse().ok())
             .map(NameServerConfig::udp_and_tcp)
             .collect();
-        let search = wire
-            .search
-            .iter()
-            .filter_map(|name| name.parse().ok())
-            .collect();
-        let resolver = (!servers.is_empty()).then(|| {
-            let config = ResolverConfig::from_parts(None, search, servers);
-            let mut builder =
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-            builder.options_mut().ndots = wire.ndots.max(1) as usize;
-            builder.build().ok()
-        });
+        let resolver = (!servers.is_empty()).then(|| resolver(wire, servers));
         Self {
             hosts,
             resolver: resolver.flatten(),
@@ -110,9 +102,12 @@ impl Names {
         let answer = tokio::time::timeout(LOOKUP_DEADLINE, resolver.lookup_ip(host))
             .await
             .map_err(|_| LookupError::Timeout(host.to_owned()))?
-            .map_err(|error| LookupError::Failed {
-                name: host.to_owned(),
-                problem: error.to_string(),
+            .map_err(|error| match error.is_nx_domain() {
+                true => LookupError::Unknown(host.to_owned()),
+                false => LookupError::Failed {
+                    name: host.to_owned(),
+                    problem: error.to_string(),
+                },
             })?;
         Ok(answer
             .iter()
@@ -121,9 +116,55 @@ impl Names {
     }
 }
 
+fn resolver(wire: &proto::Resolver, servers: Vec<NameServerConfig>) -> Option<TokioResolver> {
+    let search = wire.search.iter();
+    let search = search.filter_map(|name| name.parse().ok()).collect();
+    let config = ResolverConfig::from_parts(None, search, servers);
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    builder.options_mut().ndots = wire.ndots.max(1) as usize;
+    builder.build().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::UdpSocket;
+
+    /// Names of a server that answers every question with this code.
+    async fn answering(code: u8) -> Names {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut message = [0; 512];
+            loop {
+                let (length, asker) = socket.recv_from(&mut message).await.unwrap();
+                // An answer to the same question, with nothing in it but the code.
+                message[2] |= 0x80;
+                message[3] = 0x80 | code;
+                socket.send_to(&message[..length], asker).await.unwrap();
+            }
+        });
+        let mut server = NameServerConfig::udp(address.ip());
+        server.connections[0].port = address.port();
+        Names {
+            hosts: HashMap::new(),
+            resolver: resolver(&proto::Resolver::default(), vec![server]),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_exist_differs_from_a_server_that_fails() {
+        let unknown = answering(3).await.lookup("a.example.", 80).await;
+        assert!(
+            matches!(unknown, Err(LookupError::Unknown(_))),
+            "{unknown:?}"
+        );
+        let failed = answering(2).await.lookup("a.example.", 80).await;
+        assert!(
+            matches!(failed, Err(LookupError::Failed { .. })),
+            "{failed:?}"
+        );
+    }
 
     #[tokio::test]
     async fn addresses_and_hosts_need_no_server() {

@@ -63,7 +63,8 @@ async fn warm_instance(setup: &Setup) -> Result<f64> {
 
 /// Microseconds.
 async fn bare_instance(setup: &Setup) -> Result<f64> {
-    let output = Command::new(setup.program("bare-instance"))
+    // Cargo has a place of its own for examples.
+    let output = Command::new(setup.program("examples/bare-instance"))
         .arg(setup.artifact.path())
         .arg(INSTANCES.to_string())
         .kill_on_drop(true)
