@@ -1,6 +1,7 @@
 //! Sockets: an accept loop for a function, HTTP/1.1 and HTTP/2 without TLS, and `/metrics`.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -32,7 +32,7 @@ const PING: Duration = Duration::from_secs(20);
 /// Largest buffer for a request's head: above what any function accepts, which is counted there.
 const HEAD_BYTES: usize = 512 << 10;
 /// Connections of one function beside those that its places and its queue can use.
-const SPARE_CONNECTIONS: usize = 256;
+const SPARE_CONNECTIONS: u32 = 256;
 /// Pause after accepting failed, which is when descriptors run out: the next try would fail at once too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,8 +54,8 @@ pub(crate) async fn function(
             return;
         }
     };
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(connections(&current)));
+    let most = connections(&current);
+    let places = Arc::new(Semaphore::new(most as usize));
     loop {
         // At the bound, callers wait in the kernel's queue.
         let place = tokio::select! {
@@ -74,17 +74,21 @@ pub(crate) async fn function(
             }
         };
         let claim = lanes.claim();
-        let (handle, watcher) = (claim.handle.clone(), graceful.watcher());
-        let current = current.clone();
+        let handle = claim.handle.clone();
+        // Of its own: all would wait for one lock at each of their steps.
+        let (current, stop) = (current.clone(), stop.child_token());
         handle.spawn(async move {
             let _held = (claim, place);
-            if let Err(error) = connection(stream, current, watcher).await {
+            if let Err(error) = connection(stream, current, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    // Each connection that has ended has left its place.
+    if let Err(error) = places.acquire_many(most).await {
+        tracing::error!(%error, "the end of a function's connections was not seen");
+    }
 }
 
 fn now(current: &Current) -> Arc<HostedFunction> {
@@ -95,16 +99,16 @@ fn now(current: &Current) -> Arc<HostedFunction> {
 }
 
 /// Connections that a function may have: four for each call that it can take, and some that idle.
-fn connections(current: &Current) -> usize {
+fn connections(current: &Current) -> u32 {
     let limits = now(current).spec.limits;
     let calls = limits.concurrency.get().saturating_add(limits.queue_length);
-    SPARE_CONNECTIONS + 4 * calls as usize
+    calls.saturating_mul(4).saturating_add(SPARE_CONNECTIONS)
 }
 
 async fn connection(
     stream: std::net::TcpStream,
     current: Current,
-    watcher: Watcher,
+    stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = TcpStream::from_std(stream)?;
     // hyper's own deadline begins with the first byte.
@@ -113,10 +117,15 @@ async fn connection(
     stream.set_write_timeout(Some(STALL));
     let service =
         service_fn(move |request: Request<Incoming>| call::handle(now(&current), request));
-    let connection = builder()
-        .serve_connection(TokioIo::new(Box::pin(stream)), service)
-        .into_owned();
-    watcher.watch(connection).await
+    let builder = builder();
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
+    // In this order: a connection that is asked to end before its first bytes are looked at ends without an answer.
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 /// Answers `GET /metrics` until `stop`.
