@@ -19,7 +19,8 @@ pub enum Guest {
     /// `/big`, `/fetch?url=`, `/log`, `/count`, `/after`, `/echo`,
     /// `/pass`.
     P3,
-    /// A command: prints its arguments and exits with the code in the first.
+    /// A command: prints its arguments, then ends with the code in the first, or as that says: `trap`, `hoard`,
+    /// `read FILE`, `write FILE TEXT`.
     Command,
     /// A component that imports `acme:db/store`.
     UnknownImport,

@@ -7,6 +7,8 @@ use prometheus::{
     histogram_opts,
 };
 
+use hearth_contract::{FunctionKey, Outcome, StartKind};
+
 use crate::limits::MemoryBudget;
 
 /// The data plane's metrics.
@@ -22,6 +24,9 @@ pub struct Metrics {
     pub(crate) dropped_lines: IntCounterVec,
     memory: IntGauge,
 }
+
+/// How calls that are lost with a process were started: nobody can say any more.
+const LOST: [&str; 2] = [Outcome::EngineLost.as_str(), StartKind::Hit.as_str()];
 
 impl Metrics {
     /// Registers them in a registry of their own. `budget` is read at each scrape.
@@ -105,6 +110,15 @@ impl Metrics {
         ];
         for collector in collectors {
             self.registry.register(collector).expect("the names differ");
+        }
+    }
+
+    /// Counts calls to a function that ended with processes before this one.
+    pub(crate) fn lost(&self, key: &FunctionKey, calls: u64) {
+        let [outcome, start] = LOST;
+        let labels = [key.namespace.as_str(), key.name.as_str(), outcome, start];
+        if calls > 0 {
+            self.calls.with_label_values(&labels).inc_by(calls);
         }
     }
 

@@ -212,7 +212,7 @@ impl Engine {
             digest: "sha256:test".to_owned(),
             kind: proto::BundleKind::Http.into(),
             prefix_logs: true,
-            start: String::new(),
+            ..proto::Place::default()
         };
         let log = self.log_writer.as_fd();
         self.send(

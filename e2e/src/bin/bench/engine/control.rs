@@ -156,7 +156,7 @@ impl Engine {
             digest: "sha256:bench".to_owned(),
             kind: proto::BundleKind::Http.into(),
             prefix_logs: true,
-            start: String::new(),
+            ..proto::Place::default()
         };
         let log = self.log.as_fd();
         let descriptors = [artifact.as_fd(), listener.as_fd(), log, log];
