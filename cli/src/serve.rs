@@ -12,6 +12,7 @@ use hearth_api::convert::{self, Bundle};
 use hearth_contract::egress::EgressRule;
 use hearth_contract::proto::Placement;
 use hearth_contract::{Function, FunctionKey, Limits};
+use hearth_wasm_host::capability::folders::View;
 use hearth_wasm_host::capability::names::Names;
 use hearth_wasm_host::javascript::{MAX_SOURCE_BYTES, Module};
 use hearth_wasm_host::{
@@ -105,13 +106,13 @@ impl Serve {
             let stdout = Arc::new(std::io::stdout().as_fd().try_clone_to_owned()?);
             let stderr = Arc::new(std::io::stderr().as_fd().try_clone_to_owned()?);
             if compiled.kind == BundleKind::Command {
-                let (code, problem) = host
-                    .run_command(&function, &artifact, &stdout, &stderr)
+                let ended = host
+                    .run_command(&function, &artifact, &stdout, &stderr, &View::default())
                     .await?;
-                match (code, problem) {
+                match (ended.code, ended.problem.as_str()) {
                     (0, _) => return Ok(()),
-                    (code, None) => bail!("the command ended with exit code {code}"),
-                    (_, Some(problem)) => bail!("the command was stopped: {problem}"),
+                    (code, "") => bail!("the command ended with exit code {code}"),
+                    (_, problem) => bail!("the command was stopped: {problem}"),
                 }
             }
             let listener = TcpListener::bind((self.address, self.port)).with_context(|| {
@@ -133,6 +134,8 @@ impl Serve {
                 prefix_logs: false,
                 first: None,
                 placement: Placement::default(),
+                calls_lost: 0,
+                view: View::default(),
             };
             host.place(placed)?;
             eprintln!(

@@ -13,11 +13,13 @@ use hearth_wasm_host::{Engine, compile};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sha2::{Digest, Sha256};
 
+use crate::lockdown::Sockets;
+
 /// Address space of the helper: a large component takes about 2 GiB to compile on several threads.
 const ADDRESS_SPACE: u64 = 8 << 30;
 
 pub(crate) fn main() -> Result<()> {
-    super::confine()?;
+    super::confine(Sockets::No)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
@@ -55,7 +57,6 @@ fn bound(request: &CompileRequest) -> Result<()> {
     for (resource, limit) in [
         (Resource::Cpu, seconds * cores),
         (Resource::As, ADDRESS_SPACE),
-        (Resource::Core, 0),
     ] {
         setrlimit(
             resource,

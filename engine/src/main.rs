@@ -2,6 +2,7 @@
 //! `hearth-engine compile`: the confined compile helper, one bundle a process.
 
 mod compile;
+mod lockdown;
 mod run;
 
 use std::os::fd::AsFd;
@@ -61,6 +62,7 @@ fn control() -> anyhow::Result<Channel> {
 }
 
 /// No program that is started from here gains rights, and no bug can switch that off again.
-fn confine() -> anyhow::Result<()> {
-    rustix::thread::set_no_new_privs(true).context("set no_new_privs")
+fn confine(sockets: lockdown::Sockets) -> anyhow::Result<()> {
+    rustix::thread::set_no_new_privs(true).context("set no_new_privs")?;
+    lockdown::engage(sockets)
 }

@@ -12,13 +12,16 @@ use anyhow::{Context, Result, bail};
 use hearth_contract::channel::{Channel, PACKET_BYTES};
 use hearth_contract::proto::{self, from_engine, to_engine};
 use hearth_contract::{FailureReason, Function, StartKind, brief};
+use hearth_wasm_host::capability::folders::{Folder, View};
 use hearth_wasm_host::capability::names::Names;
 use hearth_wasm_host::javascript::{MAX_SOURCE_BYTES, Module};
 use hearth_wasm_host::{
-    Artifact, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
+    Artifact, CommandEnd, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
+
+use crate::lockdown::Sockets;
 
 /// Changes within this time go out together.
 const REPORT_EVERY: Duration = Duration::from_millis(10);
@@ -30,7 +33,7 @@ const CHUNK_BYTES: usize = PACKET_BYTES / 2;
 const OUTBOX: usize = 64;
 
 pub(crate) fn main() -> Result<()> {
-    super::confine()?;
+    super::confine(Sockets::Internet)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -284,7 +287,7 @@ impl Rim {
         let placed = match Function::try_from(wire.clone()) {
             Ok(function) => match kind {
                 proto::BundleKind::Command => self
-                    .run_command(function, descriptors)
+                    .run_command(function, &place, descriptors)
                     .map_err(|error| (FailureReason::NodeFault, format!("{error:#}"))),
                 _ => self.place_function(function, &place, descriptors),
             },
@@ -321,20 +324,16 @@ impl Rim {
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<(), (FailureReason, String)> {
         let fault = |problem: String| (FailureReason::NodeFault, problem);
-        let source = match place.module.is_empty() {
-            true => None,
-            false => descriptors.pop(),
-        };
+        // Behind those that every function has.
+        let has_source = !place.module.is_empty() && descriptors.len() > 4;
+        let source = has_source.then(|| descriptors.remove(4));
         let module = source
             .map(|source| read_module(&place.module, source))
             .transpose()?;
-        let [artifact, listener, stdout, stderr] =
-            <[OwnedFd; 4]>::try_from(descriptors).map_err(|got| {
-                fault(format!(
-                    "a function needs 4 descriptors, and one for its module, and came with {}",
-                    got.len()
-                ))
-            })?;
+        let ([artifact, listener, stdout, stderr], folders) =
+            apart(place, descriptors).map_err(|error| fault(format!("{error:#}")))?;
+        let view = View::new(&folders, &place.working_directory)
+            .map_err(|error| fault(format!("a folder cannot be given: {error:#}")))?;
         let artifact = self
             .artifacts
             .shared(artifact, |file| Ok(Artifact::of(file)))
@@ -354,6 +353,8 @@ impl Rim {
             prefix_logs: place.prefix_logs,
             first: StartKind::from_word(&place.start),
             placement: place.placement.unwrap_or_default(),
+            calls_lost: place.calls_lost,
+            view,
         };
         self.placed.notify_one();
         match self.host.place(placed) {
@@ -370,29 +371,42 @@ impl Rim {
     }
 
     /// Starts a command; `Exited` tells its end.
-    fn run_command(&self, function: Function, descriptors: Vec<OwnedFd>) -> Result<()> {
-        let [artifact, stdout, stderr] = <[OwnedFd; 3]>::try_from(descriptors).map_err(|got| {
-            anyhow::anyhow!("a command needs 3 descriptors and came with {}", got.len())
-        })?;
+    fn run_command(
+        &self,
+        function: Function,
+        place: &proto::Place,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let ([artifact, stdout, stderr], folders) = apart(place, descriptors)?;
+        let view = View::new(&folders, &place.working_directory)
+            .map_err(|error| anyhow::anyhow!("a folder cannot be given: {error:#}"))?;
         let artifact = self
             .artifacts
             .shared(artifact, |file| Ok(Artifact::of(file)))?;
         let (host, outbox) = (self.host.clone(), self.outbox.clone());
         tokio::spawn(async move {
             let uid = function.key.uid.clone();
-            let (code, message) = match host
-                .run_command(&function, &artifact, &Arc::new(stdout), &Arc::new(stderr))
+            let ended = host
+                .run_command(
+                    &function,
+                    &artifact,
+                    &Arc::new(stdout),
+                    &Arc::new(stderr),
+                    &view,
+                )
                 .await
-            {
-                Ok((code, problem)) => (code, problem.unwrap_or_default()),
-                Err(error) => (126, error.to_string()),
-            };
+                .unwrap_or_else(|error| CommandEnd {
+                    code: 126,
+                    problem: error.to_string(),
+                    out_of_memory: false,
+                });
             // The shim may be gone; then nobody asks.
             let _ = outbox
                 .send(from_engine::Message::Exited(proto::Exited {
                     uid,
-                    code: code.into(),
-                    message: brief(message),
+                    code: ended.code.into(),
+                    message: brief(ended.problem),
+                    out_of_memory: ended.out_of_memory,
                 }))
                 .await;
         });
@@ -422,6 +436,29 @@ fn read_module(name: &str, source: OwnedFd) -> Result<Module, (FailureReason, St
         name: name.to_owned(),
         source,
     })
+}
+
+/// The descriptors that every placement of a kind has, and the folders that came behind them.
+fn apart<const N: usize>(
+    place: &proto::Place,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<([OwnedFd; N], Vec<Folder>)> {
+    let (got, wanted) = (descriptors.len(), N + place.folders.len());
+    if got != wanted {
+        bail!("the function needs {wanted} descriptors and came with {got}");
+    }
+    let folders = descriptors.split_off(N);
+    let folders = place.folders.iter().zip(folders);
+    let folders = folders.map(|(folder, descriptor)| Folder {
+        path: folder.path.clone(),
+        writable: folder.writable,
+        descriptor,
+    });
+    let folders = folders.collect();
+    match descriptors.try_into() {
+        Ok(descriptors) => Ok((descriptors, folders)),
+        Err(_) => bail!("the function came with {got} descriptors"),
+    }
 }
 
 #[cfg(test)]

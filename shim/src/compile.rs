@@ -25,7 +25,7 @@ pub async fn run(
     deadline: Duration,
 ) -> Result<Compiled, Failure> {
     let kills_before = cgroup.map_or(0, Cgroup::oom_kills);
-    let mut process = process::spawn(exe, "compile", &Network::Empty, NOBODY)
+    let mut process = process::spawn(exe, "compile", &Network::Empty, &NOBODY)
         .await
         .map_err(|error| Failure::node("starting the compile helper", error))?;
     let answer = ask(&process, cgroup, input, inputs, draft, deadline).await;

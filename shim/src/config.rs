@@ -16,6 +16,9 @@ pub struct Config {
     pub javascript: PathBuf,
     /// Wall-clock bound of one compilation, in milliseconds. Unset: 120,000.
     pub compile_deadline_ms: u32,
+    /// Pods of this node begin to use a new binary of the engine at different times within so many milliseconds after it was
+    /// installed: each starts a second engine for a moment. Unset: 30,000.
+    pub handover_spread_ms: u32,
     /// Bytes that the artifact cache may hold; the least recently used go first. Unset: 10 GiB.
     pub cache_bytes: u64,
 }
@@ -27,6 +30,7 @@ impl Default for Config {
             engine: PathBuf::from("hearth-engine"),
             javascript: PathBuf::from("hearth-javascript.wasm"),
             compile_deadline_ms: 120_000,
+            handover_spread_ms: 30_000,
             cache_bytes: 10 << 30,
         }
     }

@@ -4,6 +4,9 @@
 //! each start and places everything again. Between an end and the next start lies a pause that grows from 20 ms to
 //! 5 s and starts over once an engine has lived for a minute. Callers meanwhile wait in the accept queues of sockets
 //! that the shim holds.
+//!
+//! Asked to, it starts another engine beside the one that runs. Both accept from the same sockets until the owner lets the
+//! old one go.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -13,11 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_contract::proto::{self, FromEngine, ToEngine, from_engine, to_engine};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cgroup::Cgroup;
-use crate::process::{self, Network, Process};
+use crate::container::KILL;
+use crate::host::sleep_until;
+use crate::process::{self, Network, Process, Rights};
 use crate::state_file::StateFile;
 
 /// Messages that wait to be sent. A full queue makes the sender wait: the engine reads slower than we write.
@@ -28,6 +33,8 @@ const READY: Duration = Duration::from_secs(15);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Shortest and longest pause before a restart.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// How long calls may go on in an engine whose place another has taken.
+const LEAVE: Duration = Duration::from_secs(600);
 /// An engine that lived so long starts the pauses over.
 const LIVED: Duration = Duration::from_secs(60);
 
@@ -38,8 +45,8 @@ pub struct Setup {
     pub exe: PathBuf,
     /// The pod's network.
     pub network: Network,
-    /// User and group.
-    pub user: (u32, u32),
+    /// User and groups.
+    pub rights: Rights,
     /// The container's control group; `None` where the node has none to offer.
     pub cgroup: Option<Cgroup>,
     /// From the container's quality of service.
@@ -83,17 +90,35 @@ pub enum Event {
         number: u64,
         /// Which artifacts it takes.
         fingerprint: String,
+        /// After [`Engine::hand_over`]: the engine before it, which answers calls until it is let go.
+        before: Option<Predecessor>,
     },
+    /// A predecessor has ended.
+    Left,
     /// It said something.
     Said(from_engine::Message),
     /// It is gone; what was in it is lost.
     Down(Death),
 }
 
+/// An engine that another takes the place of. When this is dropped it accepts no more, and ends when its calls have.
+#[derive(Debug)]
+pub struct Predecessor {
+    _holds: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// To the engine with that number.
+    Send(u64, Box<Parcel>),
+    /// Start another beside the one that runs.
+    HandOver,
+}
+
 /// A supervised engine. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Engine {
-    parcels: mpsc::UnboundedSender<(u64, Parcel)>,
+    orders: mpsc::UnboundedSender<Order>,
     /// What happens to it.
     pub events: mpsc::Receiver<Event>,
     pid: watch::Receiver<Option<u32>>,
@@ -112,7 +137,7 @@ impl Engine {
     pub fn start(setup: Setup) -> Self {
         // Not bounded here: its sender also reads what the engine says, so each could wait for the other. There are at
         // most a few for each function, and a pool has at most as many functions as ports.
-        let (parcels, waiting) = mpsc::unbounded_channel();
+        let (orders, waiting) = mpsc::unbounded_channel();
         let (said, events) = mpsc::channel(QUEUE);
         let (set_pid, pid) = watch::channel(None);
         let supervisor = tokio::spawn(
@@ -121,11 +146,13 @@ impl Engine {
                 waiting,
                 said,
                 pid: set_pid,
+                number: 0,
+                leaving: JoinSet::new(),
             }
             .run(),
         );
         Self {
-            parcels,
+            orders,
             events,
             pid,
             supervisor,
@@ -135,7 +162,13 @@ impl Engine {
     /// Sends to the engine with that number; to a later one nothing is sent.
     pub fn send(&self, number: u64, parcel: Parcel) {
         // The supervisor lives as long as this value.
-        let _ = self.parcels.send((number, parcel));
+        let _ = self.orders.send(Order::Send(number, Box::new(parcel)));
+    }
+
+    /// Starts another engine beside the one that runs; [`Event::Up`] says when it took over. Where it cannot be started,
+    /// or none runs now, everything goes on as it was.
+    pub fn hand_over(&self) {
+        let _ = self.orders.send(Order::HandOver);
     }
 
     /// The process that runs now.
@@ -146,18 +179,22 @@ impl Engine {
 
 struct Supervisor {
     setup: Setup,
-    waiting: mpsc::UnboundedReceiver<(u64, Parcel)>,
+    waiting: mpsc::UnboundedReceiver<Order>,
     said: mpsc::Sender<Event>,
     pid: watch::Sender<Option<u32>>,
+    /// Of the engine that was started last.
+    number: u64,
+    /// Predecessors; they end with this.
+    leaving: JoinSet<()>,
 }
 
 impl Supervisor {
     async fn run(mut self) {
         let mut in_a_row = 0;
-        for number in 1.. {
-            let born = Instant::now();
+        loop {
+            let mut born = Instant::now();
             let kills = self.oom_kills();
-            let (message, signal) = match self.live(number).await {
+            let (message, signal) = match self.live(&mut born).await {
                 Ok(status) => (describe(status), status.signal()),
                 Err(error) => (format!("engine could not run: {error}"), None),
             };
@@ -171,7 +208,8 @@ impl Supervisor {
             let death = Death {
                 message,
                 signal,
-                out_of_memory: self.oom_kills() > kills,
+                // The group's count is the compile helper's too.
+                out_of_memory: signal == Some(KILL.cast_signed()) && self.oom_kills() > kills,
                 in_a_row,
             };
             if self.said.send(Event::Down(death)).await.is_err() {
@@ -182,27 +220,23 @@ impl Supervisor {
         }
     }
 
-    /// One process, from its start to its end.
-    async fn live(&mut self, number: u64) -> std::io::Result<ExitStatus> {
-        let setup = &self.setup;
-        let mut process = process::spawn(&setup.exe, "run", &setup.network, setup.user).await?;
-        setup.state_file.write(process.pid);
-        self.pid.send_replace(Some(process.pid));
-        if let Some(cgroup) = &setup.cgroup {
-            cgroup.add(process.pid)?;
-        }
-        if let Some(score) = setup.oom_score_adj {
-            process::set_oom_score(process.pid, score)?;
-        }
-        let fingerprint = self.greet(&process).await?;
+    /// One process after the other, from the start of the first to an end that nobody asked for.
+    async fn live(&mut self, born: &mut Instant) -> std::io::Result<ExitStatus> {
+        let mut process = self.spawn().await?;
+        self.note(&process);
+        let fingerprint = match self.greet(&process).await {
+            Ok(fingerprint) => fingerprint,
+            Err(error) => {
+                // A signal, maybe for its memory, says more than the silence that follows.
+                return match tokio::time::timeout(GOODBYE, process.child.wait()).await {
+                    Ok(Ok(status)) if status.signal().is_some() => Ok(status),
+                    _ => Err(error),
+                };
+            }
+        };
         // What waits was meant for an engine that is gone.
         while self.waiting.try_recv().is_ok() {}
-        let up = Event::Up {
-            number,
-            fingerprint,
-        };
-        let alive = self.said.send(up).await.is_ok();
-        let mut channel_open = alive;
+        let mut channel_open = self.up(fingerprint, None).await;
         while channel_open {
             tokio::select! {
                 received = process.channel.receive::<FromEngine>() => match unless_reset(received)? {
@@ -212,23 +246,67 @@ impl Supervisor {
                     Some(_) => tracing::warn!("engine sent a message of an unknown kind"),
                     None => channel_open = false,
                 },
-                parcel = self.waiting.recv() => match parcel {
-                    Some((to, parcel)) if to == number => match send(&process, parcel).await {
+                order = self.waiting.recv() => match order {
+                    Some(Order::Send(to, parcel)) if to == self.number => match send(&process, *parcel).await {
                         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => channel_open = false,
                         sent => sent?,
                     },
-                    Some(_) => {}
+                    Some(Order::Send(..)) => {}
+                    Some(Order::HandOver) => match self.successor().await {
+                        Ok((successor, fingerprint)) => {
+                            *born = Instant::now();
+                            self.note(&successor);
+                            let before = std::mem::replace(&mut process, successor);
+                            let (holds, held) = oneshot::channel();
+                            while self.leaving.try_join_next().is_some() {}
+                            self.leaving.spawn(leave(before, held, self.said.clone()));
+                            let before = Some(Predecessor { _holds: holds });
+                            channel_open = self.up(fingerprint, before).await;
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "the new engine could not be started; the old one goes on");
+                        }
+                    },
                     None => channel_open = false,
                 },
             }
         }
-        match tokio::time::timeout(GOODBYE, process.child.wait()).await {
-            Ok(status) => status,
-            Err(_) => {
-                process.child.start_kill()?;
-                process.child.wait().await
-            }
+        end(&mut process).await
+    }
+
+    async fn spawn(&self) -> std::io::Result<Process> {
+        let setup = &self.setup;
+        let process = process::spawn(&setup.exe, "run", &setup.network, &setup.rights).await?;
+        if let Some(cgroup) = &setup.cgroup {
+            cgroup.add(process.pid)?;
         }
+        if let Some(score) = setup.oom_score_adj {
+            process::set_oom_score(process.pid, score)?;
+        }
+        Ok(process)
+    }
+
+    async fn successor(&self) -> std::io::Result<(Process, String)> {
+        let process = self.spawn().await?;
+        let fingerprint = self.greet(&process).await?;
+        Ok((process, fingerprint))
+    }
+
+    /// Names the process that runs to whoever asks.
+    fn note(&self, process: &Process) {
+        self.setup.state_file.write(process.pid);
+        self.pid.send_replace(Some(process.pid));
+    }
+
+    /// Tells of another engine. False when nobody listens.
+    async fn up(&mut self, fingerprint: String, before: Option<Predecessor>) -> bool {
+        self.number += 1;
+        let up = Event::Up {
+            number: self.number,
+            fingerprint,
+            before,
+        };
+        self.said.send(up).await.is_ok()
     }
 
     /// Start and Ready.
@@ -260,6 +338,50 @@ impl Supervisor {
 
     fn oom_kills(&self) -> u64 {
         self.setup.cgroup.as_ref().map_or(0, Cgroup::oom_kills)
+    }
+}
+
+/// The rest of an engine's life once another has taken its place: it answers calls until it is let go, and then those that
+/// it has.
+async fn leave(mut process: Process, mut held: oneshot::Receiver<()>, said: mpsc::Sender<Event>) {
+    let mut until = None;
+    loop {
+        tokio::select! {
+            // What it says is true no more.
+            received = process.channel.receive::<FromEngine>() => match received {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            },
+            _ = &mut held, if until.is_none() => {
+                until = Some(tokio::time::Instant::now() + LEAVE);
+                let deadline_ms = u32::try_from(LEAVE.as_millis()).unwrap_or(u32::MAX);
+                let drain = Parcel {
+                    message: to_engine::Message::Drain(proto::Drain { deadline_ms }),
+                    descriptors: Vec::new(),
+                };
+                if send(&process, drain).await.is_err() {
+                    break;
+                }
+            },
+            () = sleep_until(until) => break,
+        }
+    }
+    match end(&mut process).await {
+        Ok(status) => tracing::info!(message = describe(status), "the old engine has left"),
+        Err(error) => tracing::warn!(%error, "the old engine was not seen to end"),
+    }
+    // The owner may be gone.
+    let _ = said.send(Event::Left).await;
+}
+
+/// Waits for the end of an engine whose channel is closed, and ends it when that takes too long.
+async fn end(process: &mut Process) -> std::io::Result<ExitStatus> {
+    match tokio::time::timeout(GOODBYE, process.child.wait()).await {
+        Ok(status) => status,
+        Err(_) => {
+            process.child.start_kill()?;
+            process.child.wait().await
+        }
     }
 }
 

@@ -16,6 +16,12 @@ pub enum TaskError {
     /// The container's state does not allow the call.
     #[error(transparent)]
     Illegal(#[from] IllegalMove),
+    /// It was deleted while it was being created.
+    #[error("container {0} was deleted while it was being created")]
+    Abandoned(String),
+    /// An earlier start failed, and what it was to start is gone.
+    #[error("container {0} could not be started; delete it and create it anew")]
+    StartedInVain(String),
     /// A call that needs processes.
     #[error("{call} is not available: {why}")]
     NotOffered {
@@ -64,7 +70,8 @@ impl TaskError {
                 call: "kill",
                 ..
             }) => ttrpc::Code::NOT_FOUND,
-            Self::Illegal(_) => ttrpc::Code::FAILED_PRECONDITION,
+            Self::Illegal(_) | Self::StartedInVain(_) => ttrpc::Code::FAILED_PRECONDITION,
+            Self::Abandoned(_) => ttrpc::Code::ABORTED,
             Self::NotOffered { .. } => ttrpc::Code::UNIMPLEMENTED,
             Self::InvalidRequest(_) => ttrpc::Code::INVALID_ARGUMENT,
             Self::Bundle { reason, .. } => match reason {

@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::config::Config;
-use crate::container::{Ask, Exit, State, ask, signal_code};
+use crate::container::{Ask, Exit, KILL, State, ask, signal_code};
 use crate::containerd::Containerd;
 use crate::error::TaskError;
 use crate::events::{Events, timestamp};
+use crate::last_words::LastWords;
 use crate::logs::Logs;
 use crate::process::Network;
 use crate::spec::{Kind, Resources, Spec, annotation, classify};
@@ -26,10 +27,10 @@ use crate::state_file;
 use crate::workload::{Ended, Surroundings, Workload};
 
 /// Containers that one pod may have: init containers that ended are deleted before the next starts, so this is far
-/// A container that started this long ago has settled.
-const SETTLED: Duration = Duration::from_secs(1);
 /// above what kubelet makes.
 const CONTAINERS: usize = 256;
+/// A container that started this long ago has settled.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// One container.
 #[derive(Debug)]
@@ -40,8 +41,12 @@ pub struct Container {
     pub bundle: PathBuf,
     /// Its streams, as containerd named them.
     pub stdio: [String; 3],
+    kind: Kind,
+    last_words: LastWords,
     state: watch::Sender<State>,
     signal: watch::Sender<u32>,
+    /// Ends a creation that nobody waits for any more.
+    abandoned: CancellationToken,
     /// Between create and start.
     workload: tokio::sync::Mutex<Option<Workload>>,
     pid: Mutex<Option<watch::Receiver<Option<u32>>>>,
@@ -76,9 +81,17 @@ impl Container {
         std::iter::once(std::process::id()).chain(engine).collect()
     }
 
-    /// The message with what its control group used; `None` for a container without one.
+    /// Its control group; `None` for a container without one.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
+    }
+
+    async fn remove_cgroup(&self) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.remove().await
+        {
+            tracing::warn!(id = self.id, %error, "cgroup is left behind");
+        }
     }
 }
 
@@ -166,6 +179,9 @@ impl Pod {
             id: request.id.clone(),
             bundle,
             stdio: [&request.stdin, &request.stdout, &request.stderr].map(Clone::clone),
+            kind,
+            last_words: LastWords::of(&spec),
+            abandoned: CancellationToken::new(),
             state: watch::Sender::new(State::Creating),
             signal: watch::Sender::new(0),
             workload: tokio::sync::Mutex::new(None),
@@ -178,14 +194,22 @@ impl Pod {
         {
             tracing::warn!(id = container.id, %error, "containerd loses this container when it is restarted");
         }
-        let made = self.make(&container, &spec, kind).await;
+        let made = tokio::select! {
+            made = self.make(&container, &spec) => made,
+            () = container.abandoned.cancelled() => Err(TaskError::Abandoned(container.id.clone())),
+        };
         if let Err(error) = made {
-            if let Some(cgroup) = &container.cgroup
-                && let Err(error) = cgroup.remove().await
-            {
-                tracing::warn!(id = container.id, %error, "cgroup is left behind");
-            }
+            container.remove_cgroup().await;
             tracing::info!(id = container.id, %error, "container cannot be created");
+            drop(reservation);
+            // Whoever deletes it waits for this.
+            let exit = Exit {
+                code: signal_code(KILL),
+                at: SystemTime::now(),
+            };
+            container
+                .state
+                .send_modify(|state| *state = state.exited(exit));
             return Err(error);
         }
         change(&container.state, State::created)?;
@@ -228,8 +252,8 @@ impl Pod {
         })
     }
 
-    async fn make(&self, container: &Container, spec: &Spec, kind: Kind) -> Result<(), TaskError> {
-        if kind == Kind::Pause {
+    async fn make(&self, container: &Container, spec: &Spec) -> Result<(), TaskError> {
+        if container.kind == Kind::Pause {
             *self.network.lock().expect("no panic while it is held") = Some(network_of(spec));
             return Ok(());
         }
@@ -259,7 +283,7 @@ impl Pod {
             &container.id,
             &container.bundle,
             spec,
-            kind,
+            container.kind,
             logs,
             container.cgroup.clone(),
         )
@@ -275,6 +299,9 @@ impl Pod {
         let mut slot = container.workload.lock().await;
         container.state().start()?;
         let mut workload = slot.take();
+        if workload.is_none() && container.kind != Kind::Pause {
+            return Err(TaskError::StartedInVain(id.to_owned()));
+        }
         if let Some(workload) = &mut workload
             && let Err(error) = workload.start().await
         {
@@ -308,26 +335,17 @@ impl Pod {
     /// Task kill.
     pub async fn kill(&self, id: &str, signal: u32) -> Result<(), TaskError> {
         let container = self.container(id)?;
+        // A start that goes on comes first: what it started is what is killed.
+        let mut workload = container.workload.lock().await;
         let before = container.state();
         before.kill()?;
         if ask(signal) == Ask::Nothing {
             return Ok(());
         }
-        let is_pause = container
-            .pid
-            .lock()
-            .expect("no panic while it is held")
-            .is_none();
-        if is_pause || before == State::Created {
-            *container.workload.lock().await = None;
-            self.ended(
-                &container,
-                Ended {
-                    code: signal_code(signal),
-                    out_of_memory: false,
-                },
-            )
-            .await;
+        if container.kind == Kind::Pause || before == State::Created {
+            *workload = None;
+            self.ended(&container, Ended::with(signal_code(signal)))
+                .await;
             return Ok(());
         }
         change(&container.state, State::kill)?;
@@ -337,12 +355,9 @@ impl Pod {
 
     /// The end of a container: everything of it that runs is gone when its exit is told.
     async fn ended(&self, container: &Container, ended: Ended) {
-        if let Some(cgroup) = &container.cgroup {
-            // The engine is being killed; when the group can be removed, it is gone.
-            if let Err(error) = cgroup.remove().await {
-                tracing::warn!(id = container.id, %error, "cgroup is left behind");
-            }
-        }
+        // The engine is being killed; when the group can be removed, it is gone.
+        container.remove_cgroup().await;
+        container.last_words.say(&ended.message);
         if ended.out_of_memory {
             self.events
                 .publish(TaskOOM {
@@ -377,37 +392,33 @@ impl Pod {
     /// Task delete.
     pub async fn delete(&self, id: &str) -> Result<DeleteResponse, TaskError> {
         let container = self.container(id)?;
+        if container.state() == State::Creating {
+            // containerd does so when it has waited long enough for a create.
+            container.abandoned.cancel();
+            return Ok(deleted(container.wait().await));
+        }
+        let mut workload = container.workload.lock().await;
         let exit = container.state().delete()?.unwrap_or(Exit {
             code: 0,
             at: SystemTime::now(),
         });
-        *container.workload.lock().await = None;
-        if let Some(cgroup) = &container.cgroup
-            && let Err(error) = cgroup.remove().await
-        {
-            tracing::warn!(id, %error, "cgroup is left behind");
-        }
+        *workload = None;
+        container.remove_cgroup().await;
         if self.lock().remove(id).is_none() {
             return Err(TaskError::NoContainer(id.to_owned()));
         }
-        let pid = std::process::id();
-        let exited_at = MessageField::some(timestamp(exit.at));
+        let response = deleted(exit);
         self.events
             .publish(TaskDelete {
                 container_id: id.to_owned(),
                 id: id.to_owned(),
-                pid,
-                exit_status: exit.code.into(),
-                exited_at: exited_at.clone(),
+                pid: response.pid,
+                exit_status: response.exit_status,
+                exited_at: response.exited_at.clone(),
                 ..Default::default()
             })
             .await;
-        Ok(DeleteResponse {
-            pid,
-            exit_status: exit.code.into(),
-            exited_at,
-            ..Default::default()
-        })
+        Ok(response)
     }
 
     /// Task update: new limits.
@@ -418,6 +429,15 @@ impl Pod {
                 .map_err(TaskError::node("applying the container's new limits")),
             None => Ok(()),
         }
+    }
+}
+
+fn deleted(exit: Exit) -> DeleteResponse {
+    DeleteResponse {
+        pid: std::process::id(),
+        exit_status: exit.code.into(),
+        exited_at: MessageField::some(timestamp(exit.at)),
+        ..Default::default()
     }
 }
 

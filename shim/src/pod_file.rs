@@ -1,4 +1,4 @@
-//! Reading a pod's files as root. What stands at a path may be the pod's author's choice, so a path never leads out of its
+//! A pod's files, read and written as root. What stands at a path may be the pod's author's choice, so a path never leads out of its
 //! folder, and anything but a regular file is refused without waiting for it.
 
 use std::fs::File;
@@ -29,13 +29,26 @@ pub(crate) fn read_no_link(path: &Path, limit: u64) -> io::Result<String> {
     read(openat(CWD, path, flags, Mode::empty())?.into(), limit)
 }
 
-fn read(file: File, limit: u64) -> io::Result<String> {
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
+/// Opens a file that is there and no link, and empties it.
+pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = regular(openat(CWD, path, flags, Mode::empty())?.into())?;
+    file.set_len(0)?;
+    Ok(file)
+}
+
+fn regular(file: File) -> io::Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is no regular file",
-        ));
+        )),
     }
+}
+
+fn read(file: File, limit: u64) -> io::Result<String> {
+    let file = regular(file)?;
     let mut text = String::new();
     file.take(limit).read_to_string(&mut text)?;
     Ok(text)

@@ -1,5 +1,7 @@
 //! From a bundle's name to a verified artifact: cache, else pull, else compile.
 
+mod pulls;
+
 use std::fs::File;
 use std::io::Cursor;
 use std::os::fd::OwnedFd;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hearth_contract::proto::{BundleInput, BundleKind, Placement, State};
 use hearth_contract::{FailureReason, StartKind};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::artifact::{self, Artifact, Cache};
 use crate::bundle::{self, Contents, Failure, Resolved};
@@ -18,8 +20,13 @@ use crate::compile;
 use crate::config::Config;
 use crate::containerd::Containerd;
 
-/// Bundles of one container that are pulled or compiled at once; the rest waits. Compiling uses every core.
-const AT_ONCE: usize = 2;
+use pulls::Pulls;
+
+/// Bundles of one container that are looked for in containerd's store at once; the rest waits for at most as long as these
+/// calls' own bounds.
+const LOOKS: usize = 8;
+/// Bundles of one container that are compiled at once; the rest waits. Compiling uses every core.
+const COMPILES: usize = 2;
 
 /// What runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +76,9 @@ pub struct Preparer {
     javascript: PathBuf,
     cgroup: Option<Cgroup>,
     deadline: Duration,
-    places: Semaphore,
+    looks: Semaphore,
+    pulls: Pulls,
+    compiles: Semaphore,
 }
 
 impl Preparer {
@@ -82,7 +91,9 @@ impl Preparer {
             javascript: config.javascript.clone(),
             cgroup,
             deadline: Duration::from_millis(config.compile_deadline_ms.into()),
-            places: Semaphore::new(AT_ONCE),
+            looks: Semaphore::new(LOOKS),
+            pulls: Pulls::default(),
+            compiles: Semaphore::new(COMPILES),
         }
     }
 
@@ -103,18 +114,8 @@ impl Preparer {
         {
             return Ok(self.found(fingerprint, digest.clone(), artifact, 0));
         }
-        let _place = self
-            .places
-            .acquire()
-            .await
-            .map_err(|error| Failure::node("waiting for a place to compile", error))?;
         on_state(State::Pulling);
-        let pulling = Instant::now();
-        let (image, resolved, pulled) = self.resolve(source).await?;
-        let pull_ms = match pulled {
-            true => millis(pulling.elapsed()).max(1),
-            false => 0,
-        };
+        let (image, resolved, pull_ms) = self.resolve(source).await?;
         if let Some(artifact) = self.lookup(fingerprint, &resolved.digest).await? {
             return Ok(self.found(fingerprint, resolved.digest, artifact, pull_ms));
         }
@@ -198,8 +199,9 @@ impl Preparer {
         }
     }
 
-    /// The image under the name that containerd knows, pulled when it must be.
-    async fn resolve(&self, source: &Image) -> Result<(String, Resolved, bool), Failure> {
+    /// The image under the name that containerd knows, pulled when it must be, and the milliseconds that its pull took; 0
+    /// for none.
+    async fn resolve(&self, source: &Image) -> Result<(String, Resolved, u32), Failure> {
         let image = match &source.digest {
             Some(digest) => bundle::with_digest(&source.image, digest),
             None => bundle::normalise(&source.image),
@@ -207,15 +209,24 @@ impl Preparer {
         // A name with `latest` stands for what the registry has now, like kubelet's pull policy.
         let look_first = !source.pull || source.digest.is_some() || !image.ends_with(":latest");
         if look_first {
-            match bundle::resolve(&self.containerd, &image).await {
-                Ok(resolved) => return Ok((image, resolved, false)),
+            match self.look(&image).await {
+                Ok(resolved) => return Ok((image, resolved, 0)),
                 Err(failure) if source.pull && failure.reason == FailureReason::ImageNotFound => {}
                 Err(failure) => return Err(failure),
             }
         }
+        let place = self.pulls.place(&image).await?;
+        let pulling = Instant::now();
         bundle::pull(&self.containerd, &image).await?;
-        let resolved = bundle::resolve(&self.containerd, &image).await?;
-        Ok((image, resolved, true))
+        drop(place);
+        let pull_ms = millis(pulling.elapsed()).max(1);
+        Ok((image.clone(), self.look(&image).await?, pull_ms))
+    }
+
+    /// What containerd has under a name.
+    async fn look(&self, image: &str) -> Result<Resolved, Failure> {
+        let _place = place(&self.looks).await?;
+        bundle::resolve(&self.containerd, image).await
     }
 
     async fn compile(
@@ -225,6 +236,7 @@ impl Preparer {
         fetch: impl AsyncFnOnce() -> Result<Vec<OwnedFd>, Failure>,
     ) -> Result<Prepared, Failure> {
         let node = |error: std::io::Error| Failure::node("storing the artifact", error);
+        let _place = place(&self.compiles).await?;
         let compiling = Instant::now();
         let Bundle {
             name: bundle,
@@ -301,6 +313,13 @@ struct Bundle {
     digest: String,
     input: BundleInput,
     pull_ms: u32,
+}
+
+async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, Failure> {
+    places
+        .acquire()
+        .await
+        .map_err(|error| Failure::node("waiting for a place", error))
 }
 
 /// Hashing an artifact of tens of megabytes takes longer than a task call may wait.

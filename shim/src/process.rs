@@ -8,14 +8,62 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use hearth_contract::channel::{self, Channel};
-use rustix::thread::LinkNameSpaceType;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid,
+    remove_capability_from_bounding_set, set_capabilities,
+};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
+/// Whose rights a process has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rights {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
+}
+
 /// User and group of engines whose container names none.
-pub const NOBODY: (u32, u32) = (65_532, 65_532);
+pub const NOBODY: Rights = Rights {
+    uid: 65_532,
+    gid: 65_532,
+    groups: Vec::new(),
+};
+
+impl Rights {
+    /// Gives this thread these rights and no others, for good; what it starts has them too.
+    fn take(&self) -> io::Result<()> {
+        use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+        for capability in CapabilitySet::all().iter() {
+            match remove_capability_from_bounding_set(capability) {
+                // One that this kernel does not know.
+                Err(Errno::INVAL) => {}
+                removed => removed?,
+            }
+        }
+        let groups: Vec<_> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        set_thread_groups(&groups)?;
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        // The kernel took the others with the user; these would be for programs to inherit.
+        Ok(set_capabilities(None, NO_CAPABILITIES)?)
+    }
+}
+
+const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
+    effective: CapabilitySet::empty(),
+    permitted: CapabilitySet::empty(),
+    inheritable: CapabilitySet::empty(),
+};
 
 /// Which network a process sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,14 +93,15 @@ pub async fn spawn(
     exe: &Path,
     subcommand: &'static str,
     network: &Network,
-    (uid, gid): (u32, u32),
+    rights: &Rights,
 ) -> io::Result<Process> {
     let (ours, theirs) = channel::pair()?;
-    let exe = exe.to_owned();
+    let (exe, rights) = (exe.to_owned(), rights.clone());
     let runtime = tokio::runtime::Handle::current();
     let child = within(network, move || {
         // For this thread alone, and every child has it from its first instruction.
         rustix::thread::set_no_new_privs(true)?;
+        rights.take()?;
         let _context = runtime.enter();
         Command::new(&exe)
             .arg(subcommand)
@@ -61,8 +110,6 @@ pub async fn spawn(
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
-            .gid(gid)
-            .uid(uid)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
@@ -87,7 +134,7 @@ pub async fn listen(network: &Network, port: u16) -> io::Result<OwnedFd> {
         // A node without IPv6 has no such address family.
         all(Ipv6Addr::UNSPECIFIED.into())
             .or_else(|error| match error.raw_os_error() {
-                Some(code) if code == rustix::io::Errno::AFNOSUPPORT.raw_os_error() => {
+                Some(code) if code == Errno::AFNOSUPPORT.raw_os_error() => {
                     all(Ipv4Addr::UNSPECIFIED.into())
                 }
                 _ => Err(error),
@@ -95,6 +142,28 @@ pub async fn listen(network: &Network, port: u16) -> io::Result<OwnedFd> {
             .map(OwnedFd::from)
     })
     .await
+}
+
+/// Kills a process that is not our child and waits for its end.
+pub(crate) fn end(pid: u32, still_it: impl Fn() -> bool) -> io::Result<()> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    // Now the descriptor names one process for good; look whether it is the one that was noted.
+    if !still_it() {
+        return Ok(());
+    }
+    pidfd_send_signal(&process, Signal::KILL)?;
+    let until = Instant::now() + Duration::from_secs(2);
+    while still_it() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Runs `work` on a thread inside `network`.

@@ -52,20 +52,35 @@ pub struct Process {
     pub user: User,
     /// Arguments, the program first.
     pub args: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// What it may do beside what every process may.
+    pub capabilities: Capabilities,
     /// `NAME=value`.
     pub env: Vec<String>,
     /// How early the kernel kills the process when memory runs out.
     pub oom_score_adj: Option<i32>,
 }
 
+/// `process.capabilities`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// All that it can ever have.
+    pub bounding: Vec<String>,
+}
+
 /// `process.user`.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct User {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+    /// Further groups: of the pod's volumes, and those that the pod names.
+    #[serde(rename = "additionalGids")]
+    pub additional_gids: Vec<u32>,
 }
 
 /// One of `mounts`.
@@ -76,6 +91,24 @@ pub struct Mount {
     pub destination: PathBuf,
     /// Path on the node.
     pub source: PathBuf,
+    /// `bind`, or a file system.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// mount(8)'s options.
+    pub options: Vec<String>,
+}
+
+impl Mount {
+    /// Whether it shows something of the node.
+    pub fn is_bind(&self) -> bool {
+        let options = self.options.iter();
+        self.kind == "bind" || options.into_iter().any(|option| option.ends_with("bind"))
+    }
+
+    /// Whether nothing in it may be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.options.iter().any(|option| option == "ro")
+    }
 }
 
 /// `linux`.
@@ -88,6 +121,16 @@ pub struct Linux {
     pub namespaces: Vec<Namespace>,
     /// Limits.
     pub resources: Resources,
+    /// Devices of the node that it sees.
+    pub devices: Vec<Device>,
+}
+
+/// One of `linux.devices`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Device {
+    /// Its path in the container.
+    pub path: String,
 }
 
 /// One of `linux.namespaces`.

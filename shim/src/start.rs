@@ -6,22 +6,29 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use containerd_shim::{Config, DeleteResponse, Error, Flags, StartOpts};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
-use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::container::{KILL, signal_code};
 use crate::events::timestamp;
+use crate::last_words::LastWords;
 use crate::logs;
 use crate::pod::{bundle_folder, cgroup_of};
+use crate::process;
 use crate::serve;
 use crate::spec::{Spec, annotation};
 use crate::state_file::StateFile;
 use crate::task::TaskService;
+
+/// File with the address of a bundle's shim.
+const ADDRESS: &str = "address";
+/// The reason of a container whose shim was killed.
+const SHIM_DIED: &str = "the pod's shim ended before its containers, and everything of the pod was ended; maybe it was killed, or \
+     the node's memory ran out";
 
 /// What `containerd_shim::run` drives. It never serves: `start` leaves a process of our own behind, because the
 /// crate's server offers one version of one service.
@@ -87,8 +94,8 @@ fn start(opts: &StartOpts) -> io::Result<String> {
     if let Some(listener) = bind(Path::new(serve::socket_path(&address)))? {
         spawn(opts, &bundle, &address, listener.into())?;
     }
-    // containerd 1.7 reads it after its own restart.
-    std::fs::write(bundle.join("address"), &address)?;
+    // containerd 1.7 reads it after its own restart, and delete when the shim has died.
+    std::fs::write(bundle.join(ADDRESS), &address)?;
     Ok(address)
 }
 
@@ -104,19 +111,25 @@ fn bind(path: &Path) -> io::Result<Option<UnixListener>> {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(error),
         }
-        if UnixStream::connect(path).is_ok() {
+        if !clear(path)? {
             return Ok(None);
-        }
-        match std::fs::remove_file(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
         }
     }
     Err(io::Error::new(
         io::ErrorKind::AddrInUse,
         format!("socket {} is neither served nor free", path.display()),
     ))
+}
+
+/// Removes a socket that nobody serves. False when somebody does.
+fn clear(path: &Path) -> io::Result<bool> {
+    if UnixStream::connect(path).is_ok() {
+        return Ok(false);
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(true),
+    }
 }
 
 fn spawn(opts: &StartOpts, bundle: &Path, address: &str, listener: OwnedFd) -> io::Result<()> {
@@ -142,52 +155,38 @@ fn spawn(opts: &StartOpts, bundle: &Path, address: &str, listener: OwnedFd) -> i
 }
 
 /// Cleans up after a container whose shim is gone. containerd also calls this after each ordinary delete, when
-/// nothing is left to do.
+/// nothing is left to do. It has five seconds for that.
 async fn delete(bundle: &Path) -> DeleteResponse {
-    let state_file = StateFile::in_bundle(bundle);
-    let mut pid = 0;
-    if let Some(recorded) = state_file.running() {
-        pid = recorded.pid;
-        if let Err(error) = end(pid, || state_file.running() == Some(recorded)) {
-            eprintln!("engine {pid} was not ended: {error}");
-        }
+    let spec = Spec::read(bundle).unwrap_or_default();
+    let engine = StateFile::in_bundle(bundle).noted();
+    if let Some(engine) = engine
+        && let Err(error) = process::end(engine.pid, || engine.is_there())
+    {
+        eprintln!("engine {} was not ended: {error}", engine.pid);
     }
-    if let Ok(spec) = Spec::read(bundle) {
-        let is_app = spec.annotation(annotation::CONTAINER_TYPE) != Some("sandbox");
-        if let (true, Ok(Some(cgroup))) = (is_app, cgroup_of(&spec))
-            && let Err(error) = cgroup.remove().await
-        {
+    let is_app = spec.annotation(annotation::CONTAINER_TYPE) != Some("sandbox");
+    if let (true, Ok(Some(cgroup))) = (is_app, cgroup_of(&spec)) {
+        // A compile helper, which nobody noted.
+        cgroup.kill();
+        if let Err(error) = cgroup.remove().await {
             eprintln!("cgroup is left behind: {error}");
         }
     }
+    if engine.is_some() {
+        LastWords::of(&spec).say(SHIM_DIED);
+    }
+    if let Ok(address) = std::fs::read_to_string(bundle.join(ADDRESS))
+        && let Err(error) = clear(Path::new(serve::socket_path(&address)))
+    {
+        eprintln!("socket {address} is left behind: {error}");
+    }
+    let pid = engine.map_or(0, |engine| engine.pid);
     DeleteResponse {
         pid,
         exit_status: signal_code(KILL).into(),
         exited_at: MessageField::some(timestamp(SystemTime::now())),
         ..Default::default()
     }
-}
-
-/// Kills a process that is not our child and waits for its end.
-fn end(pid: u32, still_it: impl Fn() -> bool) -> io::Result<()> {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return Ok(());
-    };
-    let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(process) => process,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    // Now the descriptor names one process for good; look whether it is the one that was noted.
-    if !still_it() {
-        return Ok(());
-    }
-    rustix::process::pidfd_send_signal(&process, Signal::KILL)?;
-    let until = std::time::Instant::now() + Duration::from_secs(2);
-    while still_it() && std::time::Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -202,7 +201,7 @@ mod tests {
         assert!(bind(&path).unwrap().is_none(), "it is served");
         drop(first);
         // A child that another test starts meanwhile holds the socket until it becomes its program.
-        let until = std::time::Instant::now() + Duration::from_secs(10);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while bind(&path).unwrap().is_none() {
             assert!(std::time::Instant::now() < until, "nobody serves it");
             std::thread::yield_now();

@@ -27,6 +27,13 @@ pub struct Recorded {
     pub start_time: u64,
 }
 
+impl Recorded {
+    /// Whether this very process has not been reaped yet.
+    pub fn is_there(&self) -> bool {
+        process::start_time(self.pid) == Some(self.start_time)
+    }
+}
+
 impl StateFile {
     /// The file for a bundle folder.
     pub fn in_bundle(bundle: &Path) -> Self {
@@ -56,11 +63,10 @@ impl StateFile {
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// The process that is noted and still runs.
-    pub fn running(&self) -> Option<Recorded> {
+    /// The process that is noted, running or not: one that ended in the shim's life is not noted any more.
+    pub fn noted(&self) -> Option<Recorded> {
         let text = std::fs::read(&self.path).ok()?;
-        let recorded: Recorded = serde_json::from_slice(&text).ok()?;
-        (process::start_time(recorded.pid) == Some(recorded.start_time)).then_some(recorded)
+        serde_json::from_slice(&text).ok()
     }
 }
 
@@ -84,15 +90,16 @@ mod tests {
     fn only_the_same_process_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = StateFile::in_bundle(dir.path());
-        assert_eq!(file.running(), None);
+        assert_eq!(file.noted(), None);
         file.write(std::process::id());
-        assert_eq!(file.running().unwrap().pid, std::process::id());
+        let noted = file.noted().unwrap();
+        assert!(noted.pid == std::process::id() && noted.is_there());
         let other = Recorded {
             pid: std::process::id(),
             start_time: 1,
         };
         std::fs::write(&file.path, serde_json::to_vec(&other).unwrap()).unwrap();
-        assert_eq!(file.running(), None);
+        assert!(!file.noted().unwrap().is_there());
         file.clear();
         file.clear();
     }

@@ -49,6 +49,16 @@ fn no_exec(exec_id: &str) -> Result<(), TaskError> {
     }
 }
 
+/// Does what was begun to its end, also when nobody waits for the answer any more: containerd gives a call up after its
+/// deadline, and every call when it is restarted. Half of a create or of a delete would stay for good.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
+) -> Result<T, TaskError> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|error| Err(TaskError::node("doing the call")(error.into())))
+}
+
 fn refuse<T>(call: &'static str, why: &'static str) -> ttrpc::Result<T> {
     Err(TaskError::NotOffered { call, why }.into())
 }
@@ -60,7 +70,8 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        let pid = self.pod.create(&request).await?;
+        let pod = self.pod.clone();
+        let pid = to_the_end(async move { pod.create(&request).await }).await?;
         Ok(CreateTaskResponse {
             pid,
             ..Default::default()
@@ -69,7 +80,8 @@ impl Task for TaskService {
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
         no_exec(&request.exec_id)?;
-        let pid = self.pod.start(&request.id).await?;
+        let pod = self.pod.clone();
+        let pid = to_the_end(async move { pod.start(&request.id).await }).await?;
         Ok(StartResponse {
             pid,
             ..Default::default()
@@ -115,7 +127,8 @@ impl Task for TaskService {
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
         no_exec(&request.exec_id)?;
-        self.pod.kill(&request.id, request.signal).await?;
+        let pod = self.pod.clone();
+        to_the_end(async move { pod.kill(&request.id, request.signal).await }).await?;
         Ok(Empty::default())
     }
 
@@ -135,7 +148,8 @@ impl Task for TaskService {
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
         no_exec(&request.exec_id)?;
-        Ok(self.pod.delete(&request.id).await?)
+        let pod = self.pod.clone();
+        Ok(to_the_end(async move { pod.delete(&request.id).await }).await?)
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
@@ -193,7 +207,9 @@ impl Task for TaskService {
         Ok(Empty::default())
     }
 
-    async fn close_io(&self, _: &TtrpcContext, _: CloseIORequest) -> ttrpc::Result<Empty> {
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
+        no_exec(&request.exec_id)?;
+        self.pod.container(&request.id)?;
         // Nobody reads standard input, so it is closed already.
         Ok(Empty::default())
     }

@@ -19,18 +19,18 @@ use crate::error::TaskError;
 use crate::host::{Board, Desired, Host, Parts, sleep_until};
 use crate::logs::Logs;
 use crate::prepare::{Image, Preparer, Source};
-use crate::process::{self, NOBODY, Network};
-use crate::spec::{Kind, Spec, annotation};
+use crate::process::{self, NOBODY, Network, Rights};
+use crate::spec::{Kind, Spec, User, annotation};
 use crate::state_file::StateFile;
-use crate::{plain, pool, resolver};
+use crate::{folders, plain, pool, protection, resolver};
 
 /// How long a start waits for the first word of a plain container's instance. Later it counts as started, and the
 /// guest's start-up goes on.
 const FIRST_WORD: Duration = Duration::from_secs(5);
 /// How long calls may go on after SIGTERM. Kubelet's SIGKILL comes first unless the pod's grace period is longer.
 const DRAIN: Duration = Duration::from_secs(600);
-/// How long a pool pod goes on as before after SIGTERM, while a function of it answers: so long may nodes take to learn that
-/// its endpoints are gone, and until then they send it calls. kube-proxy carries changes out once a second.
+/// How long a pod goes on as before after SIGTERM, while a function of it answers: so long may nodes take to learn that its
+/// endpoints are gone, and until then they send it calls. kube-proxy carries changes out once a second.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Ends of a plain container's engine in a row after which the container ends, so that kubelet shows a crash loop.
 const PLAIN_DEATHS: u32 = 5;
@@ -65,19 +65,23 @@ impl Drop for Workload {
 }
 
 /// How a workload ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// Exit code.
     pub code: u8,
-    /// Whether the kernel ended it because memory ran out.
+    /// Whether it had all the memory that it may have and could not go on: the kernel ended it, or the guest ended itself.
     pub out_of_memory: bool,
+    /// Why, for the container's status. Empty where the code says all.
+    pub message: String,
 }
 
 impl Ended {
-    const fn with(code: u8) -> Self {
+    /// An end that needs no explanation.
+    pub const fn with(code: u8) -> Self {
         Self {
             code,
             out_of_memory: false,
+            message: String::new(),
         }
     }
 }
@@ -103,6 +107,7 @@ impl Workload {
                 );
             }
             Kind::Plain | Kind::Pause => {
+                protection::check(spec).map_err(|error| invalid(error.to_string()))?;
                 let source = Source::Image(Image {
                     image: image_name(around.containerd, id, spec).await?,
                     digest: None,
@@ -121,6 +126,13 @@ impl Workload {
             logs,
             prefix_logs: kind == Kind::Pool,
             http_only: kind == Kind::Pool,
+            folders: match kind {
+                // What the operator mounts is the shim's.
+                Kind::Pool => Vec::new(),
+                _ => folders::of_container(spec).map_err(|error| invalid(error.to_string()))?,
+            },
+            working_directory: working_directory(spec),
+            handover_spread: Duration::from_millis(around.config.handover_spread_ms.into()),
         };
         let mut workload = Self {
             host: Host::start(parts, desired),
@@ -228,9 +240,9 @@ impl Workload {
                         return Ended::with(u8::MAX);
                     }
                     let board = self.host.board.borrow_and_update();
-                    if let Some((code, message)) = &board.exited {
-                        tracing::info!(uid = self.uid, code, message, "command ended");
-                        return Ended::with(*code);
+                    if let Some(ended) = &board.exited {
+                        tracing::info!(uid = self.uid, ?ended, "command ended");
+                        return ended.clone();
                     }
                     if board.deaths > deaths {
                         deaths = board.deaths;
@@ -242,7 +254,7 @@ impl Workload {
                     if draining && board.drained {
                         return Ended::with(0);
                     }
-                    if farewell.is_some() && !is_called(&board, self.kind) {
+                    if farewell.is_some() && !is_called(&board) {
                         farewell = Some(Instant::now());
                     }
                 }
@@ -263,9 +275,9 @@ fn is_command(board: &Board, uid: &str) -> bool {
     board.prepared.get(uid) == Some(&BundleKind::Command)
 }
 
-/// Whether calls may still come that are the operator's to send elsewhere.
-fn is_called(board: &Board, kind: Kind) -> bool {
-    kind == Kind::Pool && board.functions.values().any(|report| report.answers)
+/// Whether calls may still come that others are about to send elsewhere.
+fn is_called(board: &Board) -> bool {
+    board.functions.values().any(|report| report.answers)
 }
 
 /// Whether the end of an engine is the end of its container. A pool, and a plain server now and then, go on.
@@ -274,9 +286,17 @@ fn after_death(death: &Death, kind: Kind, is_command: bool, draining: bool) -> O
         .signal
         .and_then(|signal| u32::try_from(signal).ok())
         .map_or(u8::MAX, signal_code);
+    let message = match death.out_of_memory {
+        true => format!(
+            "{}: the container's processes and guests took all of resources.limits.memory",
+            death.message
+        ),
+        false => death.message.clone(),
+    };
     let ended = Ended {
         code,
         out_of_memory: death.out_of_memory,
+        message,
     };
     let ends = match kind {
         Kind::Pool => draining,
@@ -352,14 +372,10 @@ async fn setup(
         )),
         _ => None,
     };
-    let user = spec.process.user;
     Ok(Setup {
         exe: around.config.engine.clone(),
         network: around.network.clone(),
-        user: match user.uid {
-            0 => NOBODY,
-            uid => (uid, if user.gid == 0 { NOBODY.1 } else { user.gid }),
-        },
+        rights: rights_of(&spec.process.user),
         cgroup,
         oom_score_adj: spec.process.oom_score_adj,
         start: proto::Start {
@@ -371,6 +387,25 @@ async fn setup(
         metrics,
         state_file: StateFile::in_bundle(bundle),
     })
+}
+
+/// Nobody is root: neither as a user nor by a group.
+fn rights_of(user: &User) -> Rights {
+    let or = |id, nobody| if id == 0 { nobody } else { id };
+    let groups = user.additional_gids.iter().copied();
+    Rights {
+        uid: or(user.uid, NOBODY.uid),
+        gid: or(user.gid, NOBODY.gid),
+        groups: groups.filter(|group| *group != 0).collect(),
+    }
+}
+
+/// Where relative paths begin, when the container says so: every container has the root if nothing else.
+fn working_directory(spec: &Spec) -> String {
+    match spec.process.cwd.as_str() {
+        "/" => String::new(),
+        path => path.to_owned(),
+    }
 }
 
 /// What the processes themselves take of a container's memory, at least, in bytes.
@@ -396,6 +431,26 @@ mod tests {
         ] {
             assert_eq!(for_guests(limit), guests, "{limit}");
         }
+    }
+
+    #[test]
+    fn an_engine_is_the_containers_user_and_never_root() {
+        let rights = |json: &str| rights_of(&serde_json::from_str(json).unwrap());
+        assert_eq!(
+            rights(r#"{"uid":0,"gid":0,"additionalGids":[0,2000]}"#),
+            Rights {
+                groups: vec![2000],
+                ..NOBODY
+            }
+        );
+        assert_eq!(
+            rights(r#"{"uid":1000,"gid":3000}"#),
+            Rights {
+                uid: 1000,
+                gid: 3000,
+                groups: Vec::new(),
+            }
+        );
     }
 
     #[test]

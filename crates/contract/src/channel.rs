@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 /// Largest message, in bytes.
 pub const PACKET_BYTES: usize = 128 << 10;
 /// Most descriptors with one message.
-pub const PACKET_DESCRIPTORS: usize = 8;
+pub const PACKET_DESCRIPTORS: usize = 64;
 
 /// One end of the pair.
 #[derive(Debug)]

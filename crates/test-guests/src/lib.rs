@@ -22,7 +22,8 @@ pub enum Guest {
     P3,
     /// Holds its host to wasi:http 0.2, item by item: `docs/conformance.md` lists its paths.
     Conform,
-    /// A command: prints its arguments and exits with the code in the first, or traps when that is `trap`.
+    /// A command: prints its arguments, then ends with the code in the first, or as that says: `trap`, `hoard`,
+    /// `read FILE`, `write FILE TEXT`.
     Command,
     /// The same as a core module of WASI preview 1.
     Preview1,

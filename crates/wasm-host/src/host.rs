@@ -15,6 +15,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use crate::artifact::Artifact;
 use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
+use crate::capability::folders::View;
 use crate::capability::names::Names;
 use crate::engine::Engine;
 use crate::function::{HostedFunction, Program, Tally};
@@ -157,6 +158,10 @@ pub struct Placed {
     pub first: Option<StartKind>,
     /// What it took to have the bundle here.
     pub placement: proto::Placement,
+    /// Calls to it that ended with processes before this one.
+    pub calls_lost: u64,
+    /// What it sees of files.
+    pub view: View,
 }
 
 /// Why a function was not placed.
@@ -182,6 +187,17 @@ pub enum PlaceError {
     /// The socket cannot be used.
     #[error("the listening socket cannot be used: {0}")]
     Socket(#[from] std::io::Error),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandEnd {
+    /// Exit code.
+    pub code: u8,
+    /// Why it was stopped; empty when it ended by itself.
+    pub problem: String,
+    /// Whether it was stopped after it had been refused memory.
+    pub out_of_memory: bool,
 }
 
 struct Entry {
@@ -265,6 +281,7 @@ impl Host {
         stdout: &Arc<OwnedFd>,
         stderr: &Arc<OwnedFd>,
         prefix: bool,
+        view: &View,
     ) -> Grants {
         let name = prefix.then_some(function.key.name.as_str());
         let labels = [function.key.namespace.as_str(), function.key.name.as_str()];
@@ -278,6 +295,7 @@ impl Host {
             budget: self.shared.budget.clone(),
             stdout: LogSink::new(stdout.clone(), name, log.clone()),
             stderr: LogSink::new(stderr.clone(), name, log),
+            view: view.clone(),
         }
     }
 
@@ -299,12 +317,17 @@ impl Host {
             &placed.stdout,
             &placed.stderr,
             placed.prefix_logs,
+            &placed.view,
         );
         let key = &placed.function.key;
         self.shared.metrics.placed(key, &placed.placement);
         let uid = key.uid.clone();
         let mut entries = self.entries();
         let before = entries.remove(&uid);
+        if before.is_none() {
+            let key = &placed.function.key;
+            self.shared.metrics.lost(key, placed.calls_lost);
+        }
         let tally = before
             .as_ref()
             .map(|entry| entry.tally.clone())
@@ -418,7 +441,7 @@ impl Host {
         self.shared.changes.told.notified().await;
     }
 
-    /// Runs a command to its end. Returns its exit code, and why it was stopped when it did not end by itself.
+    /// Runs a command to its end.
     ///
     /// # Errors
     /// When the bundle is no command.
@@ -428,31 +451,40 @@ impl Host {
         artifact: &Artifact,
         stdout: &Arc<OwnedFd>,
         stderr: &Arc<OwnedFd>,
-    ) -> Result<(u8, Option<String>), PlaceError> {
+        view: &View,
+    ) -> Result<CommandEnd, PlaceError> {
         let Linked::Command(pre) = self.shared.link(artifact)? else {
             return Err(PlaceError::NoCommand);
         };
-        let grants = self.grants(function, stdout, stderr, false);
+        let grants = self.grants(function, stdout, stderr, false, view);
         let mut store = instance::store(pre.engine(), function, &grants);
         let run = async {
             let command = pre.instantiate_async(&mut store).await?;
             command.wasi_cli_run().call_run(&mut store).await
         };
+        let ended = |code| CommandEnd {
+            code,
+            problem: String::new(),
+            out_of_memory: false,
+        };
         Ok(match run.await {
-            Ok(Ok(())) => (0, None),
-            Ok(Err(())) => (1, None),
+            Ok(Ok(())) => ended(0),
+            Ok(Err(())) => ended(1),
             Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
                 // What a shell sees of an exit status.
-                Some(exit) => ((exit.0 & 0xff) as u8, None),
+                Some(exit) => ended((exit.0 & 0xff) as u8),
                 None => {
-                    let refused = store.data().limiter.refused;
-                    let problem = if refused {
-                        "the guest reached its memory limit".to_owned()
-                    } else {
-                        format!("{error:#}")
+                    let out_of_memory = store.data().limiter.refused;
+                    let problem = match out_of_memory {
+                        true => format!("the guest reached its memory limit: {error:#}"),
+                        false => format!("{error:#}"),
                     };
                     grants.stderr.note(&problem);
-                    (if refused { 137 } else { 134 }, Some(problem))
+                    CommandEnd {
+                        code: if out_of_memory { 137 } else { 134 },
+                        problem,
+                        out_of_memory,
+                    }
                 }
             },
         })

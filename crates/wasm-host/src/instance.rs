@@ -16,6 +16,7 @@ use crate::bundle::BundleError;
 #[cfg(feature = "compile")]
 use crate::bundle::BundleKind;
 use crate::capability::egress::{Egress, Outside};
+use crate::capability::folders::View;
 use crate::engine::{Concurrency, Engine};
 use crate::function::Lent;
 use crate::javascript::Environment;
@@ -76,10 +77,11 @@ pub(crate) struct Grants {
     pub(crate) budget: Arc<MemoryBudget>,
     pub(crate) stdout: LogSink,
     pub(crate) stderr: LogSink,
+    pub(crate) view: View,
 }
 
-/// Makes a store for one instance of `function`. Nothing is granted that the function does not name: no files, no
-/// addresses, an empty standard input.
+/// Makes a store for one instance of `function`. Nothing is granted that the function does not name: no files but those in
+/// its view, no addresses, an empty standard input.
 pub(crate) fn store(
     engine: &wasmtime::Engine,
     function: &Function,
@@ -92,7 +94,7 @@ pub(crate) fn store(
         .args(&function.capabilities.args);
     let state = State {
         table: ResourceTable::new(),
-        wasi: wasi.build(),
+        wasi: grants.view.build(wasi),
         http: WasiHttpCtx::new(),
         egress: Egress {
             outside: grants.outside.clone(),

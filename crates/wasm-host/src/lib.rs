@@ -27,5 +27,5 @@ pub use artifact::Artifact;
 pub use bundle::{BundleError, BundleKind};
 pub use engine::{Engine, EngineSettings};
 pub use function::HostedFunction;
-pub use host::{Host, HostSettings, PlaceError, Placed};
+pub use host::{CommandEnd, Host, HostSettings, PlaceError, Placed};
 pub use instance::State;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hearth_contract::FunctionKey;
 use hearth_contract::proto::Placement;
+use hearth_contract::{FunctionKey, Outcome, StartKind};
 use prometheus::{
     GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets, histogram_opts,
@@ -27,6 +27,9 @@ pub struct Metrics {
     artifact: IntGaugeVec,
     memory: IntGauge,
 }
+
+/// How calls that are lost with a process were started: nobody can say any more.
+const LOST: [&str; 2] = [Outcome::EngineLost.as_str(), StartKind::Hit.as_str()];
 
 impl Metrics {
     /// Registers them in a registry of their own. `budget` is read at each scrape.
@@ -152,6 +155,15 @@ impl Metrics {
         compile.set(seconds(placement.compile_ms));
         let bytes = i64::try_from(placement.artifact_bytes).unwrap_or(i64::MAX);
         self.artifact.with_label_values(&labels).set(bytes);
+    }
+
+    /// Counts calls to a function that ended with processes before this one.
+    pub(crate) fn lost(&self, key: &FunctionKey, calls: u64) {
+        let [outcome, start] = LOST;
+        let labels = [key.namespace.as_str(), key.name.as_str(), outcome, start];
+        if calls > 0 {
+            self.calls.with_label_values(&labels).inc_by(calls);
+        }
     }
 
     /// The text that `/metrics` answers.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -27,6 +27,8 @@ use crate::metrics::Metrics;
 
 /// How long a caller may take to send the head of a request, and a new connection to bring its first one.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Why a connection that was idle from the start was ended.
+const UNUSED: &str = "it brought no request";
 /// How long a caller may read nothing of an answer.
 const STALL: Duration = Duration::from_secs(30);
 /// A caller that keeps an HTTP/2 connection open is asked so often whether it is still there, and has as long to say so.
@@ -34,7 +36,7 @@ const PING: Duration = Duration::from_secs(20);
 /// Largest buffer for a request's head: above what any function accepts, which is counted there.
 const HEAD_BYTES: usize = 512 << 10;
 /// Connections of one function beside those that its places and its queue can use.
-const SPARE_CONNECTIONS: usize = 256;
+const SPARE_CONNECTIONS: u32 = 256;
 /// Pause after accepting failed, which is when descriptors run out: the next try would fail at once too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -56,8 +58,8 @@ pub(crate) async fn function(
             return;
         }
     };
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(connections(&current)));
+    let most = connections(&current);
+    let places = Arc::new(Semaphore::new(most as usize));
     loop {
         // At the bound, callers wait in the kernel's queue.
         let place = tokio::select! {
@@ -76,17 +78,21 @@ pub(crate) async fn function(
             }
         };
         let claim = lanes.claim();
-        let (handle, watcher) = (claim.handle.clone(), graceful.watcher());
-        let current = current.clone();
+        let handle = claim.handle.clone();
+        // Of its own: all would wait for one lock at each of their steps.
+        let (current, stop) = (current.clone(), stop.child_token());
         handle.spawn(async move {
             let _held = (claim, place);
-            if let Err(error) = connection(stream, current, watcher).await {
+            if let Err(error) = connection(stream, current, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    // Each connection that has ended has left its place.
+    if let Err(error) = places.acquire_many(most).await {
+        tracing::error!(%error, "the end of a function's connections was not seen");
+    }
 }
 
 fn now(current: &Current) -> Arc<HostedFunction> {
@@ -97,16 +103,16 @@ fn now(current: &Current) -> Arc<HostedFunction> {
 }
 
 /// Connections that a function may have: four for each call that it can take, and some that idle.
-fn connections(current: &Current) -> usize {
+fn connections(current: &Current) -> u32 {
     let limits = now(current).spec.limits;
     let calls = limits.concurrency.get().saturating_add(limits.queue_length);
-    SPARE_CONNECTIONS + 4 * calls as usize
+    calls.saturating_mul(4).saturating_add(SPARE_CONNECTIONS)
 }
 
 async fn connection(
     stream: std::net::TcpStream,
     current: Current,
-    watcher: Watcher,
+    stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = TcpStream::from_std(stream)?;
     // hyper's own deadline begins with the first byte.
@@ -119,10 +125,18 @@ async fn connection(
         call::handle(now(&current), request)
     });
     let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
+    let mut unused = pin!(unused(&is_used));
+    // In this order: a connection that is asked to end before its first bytes are looked at ends without an answer.
     tokio::select! {
-        ended = watcher.watch(connection) => ended,
-        () = unused(&is_used) => Err("it brought no request".into()),
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = unused.as_mut() => return Err(UNUSED.into()),
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        ended = connection => ended,
+        () = unused => Err(UNUSED.into()),
     }
 }
 

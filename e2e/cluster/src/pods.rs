@@ -18,6 +18,9 @@ const SHIM: &str = "containerd-shim-hearth-v1";
 /// The program of Hearth's engine.
 const ENGINE: &str = "hearth-engine";
 
+/// Where containerd keeps a folder for each container of kubelet's, below its own for what does not outlive the machine.
+const BUNDLES: &str = "io.containerd.runtime.v2.task/k8s.io";
+
 /// What all nodes together hold for pods: the same before a pod came and after it went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Traces {
@@ -31,6 +34,8 @@ pub struct Traces {
     pub sockets: usize,
     /// Mounts.
     pub mounts: usize,
+    /// Containers' folders with their specifications.
+    pub bundles: usize,
 }
 
 /// A process as `/proc` shows it.
@@ -56,7 +61,9 @@ impl Cluster {
                 .control_groups
                 .extend(cgroup::below(&layout::netns(node)));
             // Mounted on /run/containerd, where shims put their sockets.
-            traces.sockets += sockets(&self.node_directory(node).join("run-containerd"))?;
+            let run = self.node_directory(node).join("run-containerd");
+            traces.bundles += entries(&run.join(BUNDLES))?;
+            traces.sockets += sockets(&run)?;
             let supervisor = self.pid(Part::Supervisor(node))?;
             let mounts = fs::read_to_string(format!("/proc/{supervisor}/mounts"));
             traces.mounts += mounts.context("read a node's mounts")?.lines().count();
@@ -85,6 +92,36 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ids of the processes of a program in a pod.
+    pub fn pids_in_pod(&self, uid: &str, program: &str) -> Result<Vec<u32>> {
+        let group = format!("pod{uid}");
+        let processes = processes()?.into_iter();
+        Ok(processes
+            .filter(|process| process.groups.contains(&group) && process.is(program))
+            .map(|process| process.pid)
+            .collect())
+    }
+
+    /// Kills the shim of a pod with SIGKILL, and with it the pod's supervision.
+    ///
+    /// # Errors
+    /// When the pod has no process whose parent is a shim of Hearth.
+    pub fn kill9_shim_of_pod(&self, uid: &str) -> Result<()> {
+        let processes = processes()?;
+        let of_pod = pod_processes(&processes, uid);
+        let shim = processes
+            .iter()
+            .find(|process| of_pod.contains(&process.pid) && process.is(SHIM))
+            .with_context(|| format!("the pod {uid} has no shim"))?;
+        let record = Record::of(shim.pid, Launch::new(SHIM, [""; 0]))?;
+        // A record is taken before the second look, as above.
+        ensure!(
+            process(shim.pid).is_some_and(|process| process.is(SHIM)),
+            "the shim of the pod {uid} ended by itself"
+        );
+        record.kill()
+    }
+
     /// Resident memory of all processes of a pod, its shim included. Pages that two of them share count twice.
     pub fn resident_bytes_of_pod(&self, uid: &str) -> Result<u64> {
         let processes = processes()?;
@@ -110,6 +147,16 @@ fn count(processes: &[Process], program: &str) -> usize {
         .iter()
         .filter(|process| process.groups.contains("/hearth-n"));
     on_nodes.filter(|process| process.is(program)).count()
+}
+
+/// Number of entries of a directory.
+fn entries(directory: &Path) -> Result<usize> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries.count()),
+        // No container was ever made there.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("read {}", directory.display())),
+    }
 }
 
 /// Number of sockets below a directory.

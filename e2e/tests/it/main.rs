@@ -53,9 +53,15 @@ fn main() -> ExitCode {
         pods::the_example_pod_runs_as_it_stands,
         pods::a_command_runs_as_a_job_and_its_exit_code_is_kept,
         pods::a_module_of_preview_1_runs_as_a_job_and_its_exit_code_is_kept,
+        pods::a_guests_end_has_the_reason_and_the_message_that_users_know,
+        pods::volumes_are_read_and_written_as_they_are_mounted,
+        pods::init_containers_run_first_and_containers_share_the_pod,
+        pods::what_a_guest_cannot_be_given_stops_its_pod_with_a_reason,
         pods::a_deleted_pod_leaves_nothing_behind,
         pods::an_image_that_is_no_bundle_says_so_in_the_pods_events,
         pods::exec_is_refused_with_a_reason,
+        pods::a_deployment_is_rolled_without_a_failed_call,
+        pods::pods_that_came_and_went_leave_nothing_behind,
     ))
     .chain(cases!("bad-input":
         bad_input::the_api_server_refuses_impossible_manifests,
@@ -99,6 +105,10 @@ fn main() -> ExitCode {
     ))
     .chain(cases!("survive":
         survive::another_operator_leads_when_the_leader_is_killed,
+        survive::a_killed_engine_costs_the_calls_in_it_and_no_restart,
+        survive::a_killed_engine_of_a_pool_is_warm_again_and_counts_its_lost_calls,
+        survive::a_killed_shim_ends_its_pod_with_a_reason_and_no_other,
+        survive::a_newer_engine_takes_over_and_no_call_fails,
     ))
     .chain(cases!("upgrade":
         upgrade::a_chart_upgrade_keeps_functions_answering,

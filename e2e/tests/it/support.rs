@@ -91,14 +91,14 @@ pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
         let more = traces.control_groups.difference(&before.control_groups);
         let left: Vec<_> = more.filter(|group| !is_of_a_pod(group)).collect();
         let counts = |traces: &Traces| {
-            let engines = traces.engines;
-            (traces.shims, engines, traces.sockets, traces.mounts)
+            let processes = (traces.shims, traces.engines);
+            (processes, traces.sockets, traces.mounts, traces.bundles)
         };
         Ok(Seen::when(
             counts(&traces) == counts(&before) && left.is_empty(),
             (),
             format!(
-                "shims, engines, sockets, mounts {:?}, before: {:?}; groups {left:?}",
+                "shims and engines, sockets, mounts, bundles {:?}, before: {:?}; groups {left:?}",
                 counts(&traces),
                 counts(&before)
             ),

@@ -1,6 +1,6 @@
 //! What may go away while calls go on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hearth_api::LEADER_LABEL;
@@ -12,7 +12,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 
-use crate::support::{HELLO, is_warm};
+use crate::pods;
+use crate::support::{self, HELLO, METRICS, is_warm};
+
+/// The engine's program, and where it is on a node.
+const ENGINE: &str = "hearth-engine";
+const BIN: &str = "/opt/hearth/bin";
 
 /// Where the operator is.
 const NAMESPACE: &str = "hearth-system";
@@ -134,4 +139,186 @@ fn is_ready(pod: &Pod) -> bool {
 fn operators_kubectl(cx: &Cx, words: &[&str]) -> Result<String> {
     cx.cluster
         .kubectl(&[&["--namespace", NAMESPACE][..], words].concat())
+}
+
+/// How long callers may wait for the next engine.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long a pool may be less warm than its targets.
+const WARM_AGAIN: Duration = Duration::from_secs(1);
+
+/// Restarts of a pod's containers.
+fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| &status.container_statuses);
+    statuses.flatten().map(|status| status.restart_count).sum()
+}
+
+pub(crate) async fn a_killed_engine_costs_the_calls_in_it_and_no_restart(cx: &Cx) -> Result<()> {
+    const KILLS: u64 = 3;
+    cx.apply(&pods::pod("plain", HELLO))?;
+    let pod = pods::running(cx, "plain").await?;
+    let uid = pod.uid().context("a pod has a UID")?;
+    let address = pod.status.and_then(|status| status.pod_ip);
+    let address = format!("{}:8080", address.context("an address")?);
+    let calls = Ongoing::start(&address, "/");
+    for _ in 0..KILLS {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cx.cluster.kill9_in_pod(&uid, ENGINE)?;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let load = calls.end().await?;
+    let slowest = load.micros.iter().copied().fold(0.0, f64::max);
+    let slowest = Duration::from_secs_f64(slowest / 1e6);
+    println!(
+        "an engine was killed {KILLS} times: {} calls answered, {} failed, the slowest took {slowest:?}",
+        load.micros.len(),
+        load.failed
+    );
+    ensure!(
+        load.failed <= KILLS,
+        "{} of one caller's calls failed: {:?}",
+        load.failed,
+        load.problem
+    );
+    ensure!(
+        slowest < AGAIN,
+        "a call waited {slowest:?} for the next engine"
+    );
+    let pod = cx.pods().get("plain").await?;
+    ensure!(restarts(&pod) == 0, "{:?}", pod.status);
+    Ok(())
+}
+
+pub(crate) async fn a_killed_engine_of_a_pool_is_warm_again_and_counts_its_lost_calls(
+    cx: &Cx,
+) -> Result<()> {
+    let image = support::mischief(cx)?;
+    cx.ready_function("mischief", &image, "  replicas: 20")
+        .await?;
+    is_warm(cx, "mischief", 20).await?;
+    let address = cx.route("mischief").await?;
+    let pod = cx.pool_pods().await?.into_iter().next();
+    let pod = pod.context("a pool pod")?;
+    let uid = pod.uid().context("a pod has a UID")?;
+    let hanging = tokio::spawn({
+        let address = address.clone();
+        async move { call::get(&address, "/never").await }
+    });
+    let in_use = ["function=\"mischief\"", "state=\"in_use\""];
+    until("a call in the engine", SETTLE, || async {
+        let calls = cx
+            .metric(&pod, METRICS, "hearth_instances", &in_use)
+            .await?;
+        Ok(Seen::when(calls == 1.0, (), calls.to_string()))
+    })
+    .await?;
+    // The engine's last word about it is at most so old.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cx.cluster.kill9_in_pod(&uid, ENGINE)?;
+    let since = Instant::now();
+    let answer = call::get(&address, "/hello").await?;
+    let again = since.elapsed();
+    ensure!(answer.status == 200, "{answer:?}");
+    until("20 to be warm", SETTLE, || async {
+        Ok(match support::warm_in_engines(cx, "mischief").await {
+            Ok(warm) => Seen::when(warm == 20.0, (), warm.to_string()),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
+    })
+    .await?;
+    let warm = since.elapsed();
+    println!("a pool's engine was killed: answered after {again:?}, 20 warm after {warm:?}");
+    ensure!(again < AGAIN, "answered after {again:?}");
+    ensure!(warm < WARM_AGAIN, "warm after {warm:?}");
+    ensure!(hanging.await?.is_err(), "the call was in the engine");
+    let lost = ["function=\"mischief\"", "outcome=\"engine_lost\""];
+    let lost = cx
+        .metric(&pod, METRICS, "hearth_calls_total", &lost)
+        .await?;
+    ensure!(lost == 1.0, "{lost} calls were lost");
+    let name = pod.name_any();
+    ensure!(restarts(&cx.pods().get(&name).await?) == 0);
+    Ok(())
+}
+
+pub(crate) async fn a_killed_shim_ends_its_pod_with_a_reason_and_no_other(cx: &Cx) -> Result<()> {
+    let before = support::traces_before(cx).await?;
+    for name in ["killed", "neighbour"] {
+        cx.apply(&pods::pod(name, HELLO))?;
+    }
+    let pod = pods::running(cx, "killed").await?;
+    let neighbour = pods::running(cx, "neighbour").await?;
+    let address = neighbour.status.and_then(|status| status.pod_ip);
+    let calls = Ongoing::start(&format!("{}:8080", address.context("an address")?), "/");
+    cx.cluster
+        .kill9_shim_of_pod(&pod.uid().context("a pod has a UID")?)?;
+    let all = cx.pods();
+    let said = until("the container to be started again", SETTLE, || async {
+        let statuses = all.get("killed").await?.status;
+        let statuses = statuses.and_then(|status| status.container_statuses);
+        let status = statuses.unwrap_or_default().into_iter().next();
+        let status = status.context("a container")?;
+        let last = status.last_state.clone().and_then(|last| last.terminated);
+        Ok(match (status.ready, last) {
+            (true, Some(last)) => Seen::Yes(last),
+            _ => Seen::NotYet(format!("{status:?}")),
+        })
+    })
+    .await?;
+    support::contains(
+        "the reason",
+        &said.message.unwrap_or_default(),
+        "shim ended",
+    )?;
+    calls.end().await?.none_failed()?;
+    ensure!(restarts(&all.get("neighbour").await?) == 0);
+    cx.kubectl(&["delete", "pod", "killed", "neighbour", "--timeout=60s"])?;
+    support::nothing_left(cx, before).await
+}
+
+pub(crate) async fn a_newer_engine_takes_over_and_no_call_fails(cx: &Cx) -> Result<()> {
+    cx.apply(&pods::pod("plain", HELLO))?;
+    let pod = pods::running(cx, "plain").await?;
+    cx.ready_function("function", HELLO, "  replicas: 5")
+        .await?;
+    is_warm(cx, "function", 5).await?;
+    let address = pod.status.clone().and_then(|status| status.pod_ip);
+    let plain = Ongoing::start(&format!("{}:8080", address.context("an address")?), "/");
+    let pool = Ongoing::start(&cx.route("function").await?, "/");
+    let pool_pod = cx.pool_pods().await?.into_iter().next();
+    let uids = [pod.uid(), pool_pod.and_then(|pod| pod.uid())];
+    let mut before = Vec::new();
+    for uid in uids {
+        let uid = uid.context("a pod has a UID")?;
+        before.push((cx.cluster.pids_in_pod(&uid, ENGINE)?, uid));
+    }
+    // As an installation does: another file takes the place of the program.
+    for node in 1..=cx.cluster.nodes()? {
+        let script = format!(
+            "cp -p {BIN}/{ENGINE} {BIN}/{ENGINE}.new && mv {BIN}/{ENGINE}.new {BIN}/{ENGINE}"
+        );
+        let done = cx
+            .cluster
+            .command_on_node(node, "sh")?
+            .args(["-c", &script])
+            .status()?;
+        ensure!(done.success(), "replace the engine of node {node}");
+    }
+    for (old, uid) in &before {
+        until("another engine alone", SETTLE, || async {
+            let now = cx.cluster.pids_in_pod(uid, ENGINE)?;
+            let is_other = now.len() == 1 && now != *old;
+            Ok(Seen::when(
+                is_other,
+                (),
+                format!("{now:?}, before: {old:?}"),
+            ))
+        })
+        .await?;
+    }
+    is_warm(cx, "function", 5).await?;
+    plain.end().await?.none_failed()?;
+    pool.end().await?.none_failed()
 }

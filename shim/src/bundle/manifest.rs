@@ -1,10 +1,9 @@
 //! OCI manifests and indexes: which of them is a bundle, and where its bytes are. Pure.
 
-use hearth_contract::channel::PACKET_DESCRIPTORS;
 use serde::Deserialize;
 
-/// Most layers of a bundle image: each travels as a descriptor beside the output file.
-pub(super) const LAYERS: usize = PACKET_DESCRIPTORS - 1;
+/// Most layers of a bundle image, which is built from nothing. Each travels as a descriptor to the compile helper.
+pub(super) const LAYERS: usize = 7;
 
 const WASM: &str = "application/wasm";
 

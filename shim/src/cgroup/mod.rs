@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
+use crate::process;
 use crate::spec::Resources;
 
 pub use path::{InvalidPath, relative};
@@ -149,6 +150,16 @@ impl Cgroup {
             .lines()
             .filter_map(|line| line.parse().ok())
             .collect()
+    }
+
+    /// Kills every process in the group. What is started meanwhile by one of them may live on.
+    pub fn kill(&self) {
+        for pid in self.pids() {
+            let is_inside = || self.pids().contains(&pid);
+            if let Err(error) = process::end(pid, is_inside) {
+                tracing::warn!(pid, %error, "process was not ended");
+            }
+        }
     }
 
     /// What the group used, as the message that containerd expects on this kind of node.

@@ -4,6 +4,7 @@
 //! out as a [`Board`] that readers look at when it changes. A plain container is the case of one function whose wish
 //! never changes.
 
+mod handover;
 pub mod plan;
 mod slot;
 
@@ -19,10 +20,13 @@ use tokio::time::Instant;
 
 use crate::bundle::Failure;
 use crate::engine::{Death, Engine, Event, Parcel, Setup};
+use crate::folders::Folder;
 use crate::logs::Logs;
 use crate::prepare::{Prepared, Preparer};
 use crate::process::{self, Network};
+use crate::workload::Ended;
 
+use handover::{Before, Binary};
 use plan::{Placed, Step, Wanted};
 use slot::Slot;
 
@@ -65,8 +69,8 @@ pub struct Board {
     pub down: Option<Death>,
     /// Ends of engines.
     pub deaths: u64,
-    /// A command ended: its code and why.
-    pub exited: Option<(u8, String)>,
+    /// A command ended.
+    pub exited: Option<Ended>,
     /// Draining is finished.
     pub drained: bool,
 }
@@ -84,6 +88,12 @@ pub struct Parts {
     pub prefix_logs: bool,
     /// Whether components that serve HTTP are the only ones taken.
     pub http_only: bool,
+    /// Folders that every function finds open.
+    pub folders: Vec<Folder>,
+    /// Working directory that every function is told; empty for none.
+    pub working_directory: String,
+    /// Pods of a node begin to use a new binary of the engine at different times within so long.
+    pub handover_spread: Duration,
 }
 
 /// The functions of one container. Dropping it ends the engine.
@@ -108,6 +118,7 @@ impl Host {
     /// Starts the engine and the task.
     pub fn start(parts: Parts, desired: Desired) -> Self {
         let network = parts.setup.network.clone();
+        let binary = Binary::new(parts.setup.exe.clone(), parts.handover_spread);
         let engine = Engine::start(parts.setup);
         let pid = engine.pid();
         let (desired, wishes) = watch::channel(desired);
@@ -115,12 +126,17 @@ impl Host {
         let (news, jobs) = mpsc::channel(QUEUE);
         let actor = Actor {
             engine,
+            binary,
             up: None,
+            before: None,
+            is_drained: false,
             network,
             preparer: Arc::new(parts.preparer),
             logs: parts.logs,
             prefix_logs: parts.prefix_logs,
             http_only: parts.http_only,
+            folders: parts.folders,
+            working_directory: parts.working_directory,
             wishes,
             slots: BTreeMap::new(),
             publish,
@@ -147,13 +163,20 @@ enum News {
 
 struct Actor {
     engine: Engine,
+    binary: Binary,
     /// Number and fingerprint of the engine that runs.
     up: Option<(u64, String)>,
+    /// The engine before that, which answers calls until this one does.
+    before: Option<Before>,
+    /// The engine that runs has finished draining.
+    is_drained: bool,
     network: Network,
     preparer: Arc<Preparer>,
     logs: Logs,
     prefix_logs: bool,
     http_only: bool,
+    folders: Vec<Folder>,
+    working_directory: String,
     wishes: watch::Receiver<Desired>,
     slots: BTreeMap<String, Slot>,
     publish: watch::Sender<Board>,
@@ -180,18 +203,21 @@ impl Actor {
                     None => return,
                 },
                 Some((uid, job, news)) = self.jobs.recv() => self.take_news(uid, job, news).await,
+                () = self.binary.replaced() => self.hand_over(),
                 () = sleep_until(wake) => self.take_time().await,
             }
         }
     }
 
-    /// When the next retry or overdue removal is.
+    /// When the next retry, overdue removal or end of an old engine is.
     fn next_wake(&self) -> Option<Instant> {
         let retries = self
             .slots
             .values()
             .filter_map(|slot| slot.failed.as_ref()?.retry_at);
-        retries.chain(self.removals.values().copied()).min()
+        let before = self.before.as_ref().and_then(Before::wake);
+        let overdue = self.removals.values().copied();
+        retries.chain(overdue).chain(before).min()
     }
 
     async fn take_wish(&mut self) {
@@ -222,6 +248,9 @@ impl Actor {
             (desired.drain, self.drain_sent, &self.up)
         {
             self.drain_sent = true;
+            if let Some(before) = &mut self.before {
+                before.let_go();
+            }
             let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
             let message = to_engine::Message::Drain(proto::Drain { deadline_ms });
             let parcel = Parcel {
@@ -240,7 +269,17 @@ impl Actor {
             Event::Up {
                 number,
                 fingerprint,
+                before,
             } => {
+                match before {
+                    Some(before) => {
+                        tracing::info!(fingerprint, "another engine takes over");
+                        self.before = Some(Before::new(before));
+                        self.removals.clear();
+                        self.slots.values_mut().for_each(Slot::engine_follows);
+                    }
+                    None => self.binary.started(),
+                }
                 self.publish.send_modify(|board| {
                     board.down = None;
                     board.fingerprint.clone_from(&fingerprint);
@@ -254,13 +293,21 @@ impl Actor {
                 for slot in self.slots.values_mut() {
                     slot.engine_lost();
                 }
-                let draining = self.drain_sent;
+                self.is_drained |= self.drain_sent;
                 self.publish.send_modify(|board| {
                     board.down = Some(death);
                     board.deaths += 1;
-                    board.drained |= draining;
                 });
+                self.note_drained();
                 self.advance_all().await;
+            }
+            Event::Left => {
+                self.before = None;
+                for slot in self.slots.values_mut() {
+                    slot.is_bridged = false;
+                }
+                self.note_drained();
+                self.show_all();
             }
             Event::Said(message) => self.take_message(message).await,
         }
@@ -287,13 +334,17 @@ impl Actor {
                 self.advance(&removed.uid).await;
             }
             from_engine::Message::Exited(exited) => {
-                let code = u8::try_from(exited.code).unwrap_or(u8::MAX);
-                self.publish
-                    .send_modify(|board| board.exited = Some((code, exited.message)));
+                let ended = Ended {
+                    code: u8::try_from(exited.code).unwrap_or(u8::MAX),
+                    out_of_memory: exited.out_of_memory,
+                    message: exited.message,
+                };
+                self.publish.send_modify(|board| board.exited = Some(ended));
             }
             from_engine::Message::Drained(drained) => {
                 tracing::info!(calls_cut = drained.calls_cut, "drained");
-                self.publish.send_modify(|board| board.drained = true);
+                self.is_drained = true;
+                self.note_drained();
             }
             from_engine::Message::Ready(_) => tracing::warn!("engine said Ready twice"),
         }
@@ -338,6 +389,14 @@ impl Actor {
             if let Some(pid) = *self.engine.pid().borrow() {
                 kill(pid);
             }
+        }
+        if let Some(before) = &mut self.before
+            && before.wake().is_some_and(|until| until <= now)
+        {
+            tracing::warn!(
+                "not every function came to serve in the new engine; the old one is let go"
+            );
+            before.let_go();
         }
         let due: Vec<_> = self
             .slots
@@ -448,6 +507,7 @@ impl Actor {
         let (Some(wanted), Some(prepared)) = (slot.wanted.clone(), slot.prepared.clone()) else {
             return;
         };
+        let calls_lost = slot.lost;
         // Nobody waited for a bundle that came while calls were answered.
         let start = match slot.answers {
             true => StartKind::Instantiate,
@@ -463,6 +523,12 @@ impl Actor {
         }
         descriptors.extend([self.logs.stdout.clone(), self.logs.stderr.clone()]);
         descriptors.extend(prepared.module.clone());
+        let folders = self.folders.iter();
+        descriptors.extend(folders.map(|folder| folder.descriptor.clone()));
+        let folder = |folder: &Folder| proto::Folder {
+            path: folder.path.clone(),
+            writable: folder.writable,
+        };
         let message = to_engine::Message::Place(proto::Place {
             function: Some(wanted.function.clone().into()),
             digest: prepared.digest.clone(),
@@ -474,6 +540,9 @@ impl Actor {
                 Some(_) => MODULE.to_owned(),
                 None => String::new(),
             },
+            calls_lost,
+            folders: self.folders.iter().map(folder).collect(),
+            working_directory: self.working_directory.clone(),
         });
         self.tell(message, descriptors);
         if let Some(slot) = self.slots.get_mut(uid) {
@@ -548,10 +617,42 @@ impl Actor {
         });
     }
 
-    /// Notes the wish as in effect once every function is.
-    fn note_revision(&self) {
+    /// Starts an engine of the binary that was installed beside the one that runs, unless there is none to replace: one that
+    /// is down is started from it anyway, one that drains ends, and a command cannot go on elsewhere.
+    fn hand_over(&mut self) {
+        let is_command = |slot: &Slot| {
+            let prepared = slot.prepared.as_ref();
+            prepared.is_some_and(|prepared| prepared.kind == BundleKind::Command)
+        };
+        if self.before.is_some() {
+            // One after the other.
+            return;
+        }
+        self.binary.started();
+        if self.up.is_some() && !self.drain_sent && !self.slots.values().any(is_command) {
+            tracing::info!("the engine's binary was replaced");
+            self.engine.hand_over();
+        }
+    }
+
+    /// Draining is finished when no engine has calls.
+    fn note_drained(&self) {
+        if self.is_drained && self.before.is_none() {
+            self.publish.send_modify(|board| board.drained = true);
+        }
+    }
+
+    fn show_all(&self) {
+        self.slots.keys().for_each(|uid| self.show(uid));
+    }
+
+    /// Notes the wish as in effect once every function is. An engine before this one is not needed then.
+    fn note_revision(&mut self) {
         let revision = self.wishes.borrow().revision;
         let settled = self.up.is_some() && self.slots.values().all(Slot::is_settled);
+        if let (true, Some(before)) = (settled, &mut self.before) {
+            before.let_go();
+        }
         self.publish.send_if_modified(|board| {
             let changed = settled && board.revision != revision;
             if changed {

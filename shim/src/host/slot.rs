@@ -41,6 +41,8 @@ pub(super) struct Slot {
     pub(super) answers: bool,
     /// The engine's last word.
     pub(super) said: Option<FunctionReport>,
+    /// That was another engine's, which answers calls until the one that runs does.
+    pub(super) is_bridged: bool,
     /// Calls that were in engines that ended.
     pub(super) lost: u64,
 }
@@ -121,10 +123,20 @@ impl Slot {
 
     /// The engine is gone, and with it what it held.
     pub(super) fn engine_lost(&mut self) {
-        if let Some(said) = self.said.take() {
+        if let Some(said) = self.said.take_if(|_| !self.is_bridged) {
             self.lost += u64::from(said.in_use) + u64::from(said.queued);
         }
         self.placed = None;
+    }
+
+    /// Another engine has come, which holds nothing yet, and the one before it goes on meanwhile.
+    pub(super) fn engine_follows(&mut self) {
+        self.placed = None;
+        self.is_bridged = self.said.is_some();
+        if let Some(failed) = &mut self.failed {
+            // It may be no failure there.
+            failed.retry_at = Some(Instant::now());
+        }
     }
 
     /// The engine said how it is.
@@ -161,6 +173,7 @@ impl Slot {
             _ => {}
         }
         self.said = Some(report);
+        self.is_bridged = false;
     }
 
     pub(super) fn situation<'a>(&'a self, engine: Option<&'a str>, started: bool) -> Situation<'a> {
@@ -183,7 +196,7 @@ impl Slot {
         let serves = self
             .said
             .as_ref()
-            .is_some_and(|said| said.state() == State::Serving);
+            .is_some_and(|said| said.state() == State::Serving && !self.is_bridged);
         let in_effect = match (&self.wanted, &self.placed) {
             (Some(wanted), Some(placed)) => {
                 serves
@@ -223,6 +236,7 @@ impl Slot {
                 report.set_state(State::Failed);
                 report.failure = Some(failed.failure.clone().into());
             }
+            None if self.is_bridged => {}
             None if !engine_is_up => {
                 report.set_state(State::Failed);
                 report.failure = Some(

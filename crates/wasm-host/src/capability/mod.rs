@@ -1,5 +1,6 @@
 //! What a guest may touch. Everything here is off until a field of the function grants it.
 
 pub(crate) mod egress;
+pub mod folders;
 pub mod names;
 mod paced;
