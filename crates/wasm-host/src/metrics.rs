@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hearth_contract::latency;
 use prometheus::{
     HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
     histogram_opts,
@@ -38,9 +39,8 @@ impl Metrics {
             ),
             &["namespace", "function", "outcome", "start"],
         );
-        // 50 us to 26 s, each bucket twice the one before.
-        let buckets =
-            exponential_buckets(50e-6, 2.0, 20).expect("a positive start and a factor above 1");
+        let buckets = exponential_buckets(latency::FIRST.as_secs_f64(), 2.0, latency::BUCKETS)
+            .expect("a positive start and a factor above 1");
         let duration = HistogramVec::new(
             histogram_opts!(
                 "hearth_call_duration_seconds",
