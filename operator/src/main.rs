@@ -5,6 +5,7 @@ mod fleet;
 mod functions;
 mod http;
 mod leader;
+mod memory;
 mod meter;
 mod metrics;
 mod metrics_api;

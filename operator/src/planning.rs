@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hearth_api::v1alpha1::{AgentFunction, AgentPool};
 use hearth_api::{QUOTA, convert};
 use hearth_contract::{FUNCTION_PORTS, guest_bytes, proto};
+use hearth_planner::history::History;
 use hearth_planner::size::Sizer;
 use hearth_planner::{Function, Group, Namespace, Placement, Pod, Short, ports};
 use k8s_openapi::jiff::Timestamp;
@@ -153,16 +154,37 @@ impl Plans {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes up what was needed on earlier days. Functions that are not there are forgotten by the next round.
+    pub(crate) fn remember(&self, histories: HashMap<String, History>) {
+        let mut plans = self.lock();
+        for (uid, history) in histories {
+            plans.entry(uid).or_default().sizer.remember(history);
+        }
+    }
+
+    /// What was needed, encoded.
+    pub(crate) fn histories(&self) -> Vec<(String, Vec<u8>)> {
+        let plans = self.lock();
+        let all = plans
+            .iter()
+            .filter(|(_, planned)| !planned.sizer.history().is_empty());
+        all.map(|(uid, planned)| (uid.clone(), planned.sizer.history().encode()))
+            .collect()
+    }
+
     /// The port of a function, once it was planned. `Some(None)`: none was left.
     pub(crate) fn port(&self, uid: &str) -> Option<Option<u16>> {
-        self.lock().get(uid).map(|planned| planned.port)
+        let plans = self.lock();
+        let planned = plans.get(uid)?;
+        planned.made_from.as_ref().map(|_| planned.port)
     }
 
     /// Warm instances wanted of a function, once it was planned, and what decided that.
     pub(crate) fn wanted(&self, uid: &str) -> Option<(u32, Option<&'static str>)> {
         let plans = self.lock();
         let planned = plans.get(uid)?;
-        Some((planned.wanted, planned.wanted_by))
+        let wanted = (planned.wanted, planned.wanted_by);
+        planned.made_from.as_ref().map(|_| wanted)
     }
 
     /// Why fewer instances of a function are planned than wanted, and how many are.

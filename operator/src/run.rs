@@ -26,6 +26,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use crate::config::Config;
 use crate::http::Answers;
 use crate::leader;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::objects::PoolSettings;
 use crate::planning::Rounds;
@@ -80,6 +81,8 @@ pub(crate) async fn run(
         ready: ready.clone(),
     };
     tokio::spawn(crate::http::serve(http, answers, stop.clone()));
+    let memory = Memory::new(client.clone(), &config.pod_namespace);
+    tokio::spawn(memory.run(world.clone(), stop.clone()));
     tokio::spawn(planning::run(world.clone(), stop.clone()));
     let (led, leads) = watch::channel(());
     let parts = Parts {

@@ -145,11 +145,10 @@ pub struct Sizer {
 }
 
 impl Sizer {
-    /// One that remembers earlier days.
-    pub fn with_history(history: History) -> Self {
-        Self {
-            history,
-            ..Self::default()
+    /// Has it remember earlier days, unless it does.
+    pub fn remember(&mut self, history: History) {
+        if self.history.is_empty() {
+            self.history = history;
         }
     }
 
@@ -349,7 +348,8 @@ mod tests {
                 history.observe(step as u64 * 30, *need);
                 history.observe(86_400 + step as u64 * 30, *need);
             }
-            let mut sizer = Sizer::with_history(history);
+            let mut sizer = Sizer::default();
+            sizer.remember(history);
             let start = 2 * 86_400 + later;
             for (second, calls) in (start..).zip(&calls) {
                 sizer.observe(second, WINDOW, cost(300), [("p", seen(*calls, *calls))], |_| true);
