@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
     ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
-    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Wanted", type_ = "integer", json_path = ".status.wanted"),
     printcolumn(name = "Warm", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
