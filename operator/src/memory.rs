@@ -98,11 +98,9 @@ impl Memory {
                 binary_data: Some(data.clone()),
                 ..ConfigMap::default()
             };
-            let parameters = PatchParams::apply(MANAGER).force();
-            let written = self
-                .configs
-                .patch(&name(shard), &parameters, &Patch::Apply(&config));
-            match written.await {
+            let (name, parameters) = (name(shard), PatchParams::apply(MANAGER).force());
+            let patch = Patch::Apply(&config);
+            match self.configs.patch(&name, &parameters, &patch).await {
                 Ok(_) => drop(self.there.insert(shard, data)),
                 // The next write tries again.
                 Err(error) => tracing::warn!(%error, "what was needed is not remembered"),
