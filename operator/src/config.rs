@@ -18,6 +18,9 @@ pub(crate) struct Config {
     /// Port of /metrics, /livez and /readyz.
     #[arg(long, default_value_t = 8080)]
     pub(crate) http_port: u16,
+    /// Port of custom.metrics.k8s.io. Without it, that API is not served.
+    #[arg(long)]
+    pub(crate) metrics_api_port: Option<u16>,
     /// Name of this replica's pod.
     #[arg(long, env = "POD_NAME")]
     pub(crate) pod_name: String,

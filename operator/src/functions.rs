@@ -1,5 +1,5 @@
-//! Reconciling an AgentFunction: its group is synced first, which takes microseconds; then Service, EndpointSlice and
-//! status are written where they differ.
+//! Reconciling an AgentFunction: pods are told of it by the planning loop; Service, EndpointSlice and status are written
+//! here, where they differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::fleet::PodInfo;
 use crate::metrics::Metrics;
 use crate::objects;
 use crate::retry::Retries;
+use crate::scaling::Scaling;
 use crate::status::Seen;
 use crate::world::{self, World};
 
@@ -80,15 +81,6 @@ pub(crate) async fn reconcile(
         return Ok(Action::await_change());
     }
     let started = std::time::Instant::now();
-    // Also those that it has left: its pool may be another than before.
-    let mut groups = context
-        .world
-        .fleet
-        .groups_of(&function.uid().unwrap_or_default());
-    groups.insert(context.world.group(&function));
-    for group in &groups {
-        context.world.sync(group);
-    }
     let action = if function.metadata.deletion_timestamp.is_some() {
         release(&function, &context).await
     } else {
@@ -117,7 +109,7 @@ pub(crate) fn on_error(
 async fn hold(function: &AgentFunction, context: &Context) -> Result<Action, Error> {
     let namespace = function.namespace().unwrap_or_default();
     let functions: Api<AgentFunction> = Api::namespaced(context.client.clone(), &namespace);
-    // None of these needs another: together they take as long as the slowest, and pods speak meanwhile.
+    // None of these needs another: together they take as long as the slowest, and pods are told and speak meanwhile.
     let (finalizer, pool, service, ()) = tokio::join!(
         add_finalizer(function, &functions),
         make_default_pool(function, context),
@@ -156,9 +148,11 @@ async fn add_finalizer(
     Ok(())
 }
 
-/// In the first pass over a function: a moment for its pods, which answer within milliseconds where the bundle is on the
-/// node. Then the first endpoints that are written are those that serve, and kube-proxy has one change less to carry out.
+/// Has a change planned. In the first pass over a function: a moment for its pods, which answer within milliseconds where the
+/// bundle is on the node. Then the first endpoints that are written are those that serve, and kube-proxy has one change less
+/// to carry out.
 async fn hear_first(function: &AgentFunction, context: &Context) {
+    context.world.planned(function, FIRST_WORD).await;
     if function.status.is_none() {
         let uid = function.uid().unwrap_or_default();
         context.world.fleet.hear(&uid, FIRST_WORD).await;
@@ -177,7 +171,7 @@ fn silent(function: &AgentFunction, seen: &Seen, context: &Context) -> Vec<PodIn
     let spoke = |uid: &str| {
         seen.hosts
             .iter()
-            .any(|(pod, report)| pod.uid == uid && report.is_some())
+            .any(|host| host.pod.uid == uid && host.report.is_some())
     };
     let targets = slice
         .endpoints
@@ -207,17 +201,26 @@ fn look(function: &AgentFunction, context: &Context) -> Seen {
     let name = world::pool_name(function);
     Seen {
         generation: function.metadata.generation.unwrap_or_default(),
-        replicas: convert::replicas(&function.spec),
-        invalid: convert::function(function, 0)
-            .err()
-            .map(|error| error.to_string()),
+        replicas: world
+            .plans
+            .wanted(&uid)
+            .map_or_else(|| convert::replicas(&function.spec), |(wanted, _)| wanted),
+        short: world.plans.short(&uid),
+        invalid: invalid(function),
         missing_pool: (pool.is_none() && name != DEFAULT_POOL).then(|| name.to_owned()),
         nodes: pool.map(|pool| crate::pools::nodes(world, &pool).len()),
         service_conflict: false,
-        without_port: world.port(&uid).is_none(),
+        without_port: world.plans.port(&uid) == Some(None),
         is_pinned: world::pinned(function).is_some(),
         hosts: world.hosts(&uid),
     }
+}
+
+/// Why a spec cannot be used, if so.
+fn invalid(function: &AgentFunction) -> Option<String> {
+    let converted = convert::function(function, 0).err();
+    let converted = converted.map(|error| error.to_string());
+    converted.or_else(|| Some(Scaling::of(&function.spec).err()?.to_string()))
 }
 
 async fn make_default_pool(function: &AgentFunction, context: &Context) -> Result<(), Error> {
@@ -315,7 +318,9 @@ async fn write_slice(
     silent: &[PodInfo],
     context: &Context,
 ) -> Result<(), Error> {
-    let Some(port) = context.world.port(&function.uid().unwrap_or_default()) else {
+    let uid = function.uid().unwrap_or_default();
+    // The round that gives it a port brings another pass.
+    let Some(port) = context.world.plans.port(&uid).flatten() else {
         return Ok(());
     };
     let (name, namespace) = (
@@ -359,11 +364,23 @@ async fn write_status(
         &Time(Timestamp::now()),
     );
     status.replicas = i32::try_from(seen.warm()).unwrap_or(i32::MAX);
-    status.selector = Some(format!("{}={name}", hearth_api::FUNCTION_LABEL));
-    status.port = context
+    if let Some((wanted, by)) = context
         .world
+        .plans
+        .wanted(&function.uid().unwrap_or_default())
+    {
+        status.wanted = Some(i32::try_from(wanted).unwrap_or(i32::MAX));
+        status.wanted_by = by.map(str::to_owned);
+    }
+    status.selector = Some(format!("{}={name}", hearth_api::FUNCTION_LABEL));
+    // What is not planned yet stays as it is.
+    if let Some(port) = context
+        .world
+        .plans
         .port(&function.uid().unwrap_or_default())
-        .map(i32::from);
+    {
+        status.port = port.map(i32::from);
+    }
     status.pods = i32::try_from(seen.serving().len()).unwrap_or(i32::MAX);
     let port = match convert::service_port(&function.spec) {
         80 => String::new(),
@@ -464,7 +481,7 @@ fn prepared(seen: &Seen) -> String {
     let placement = seen
         .hosts
         .iter()
-        .find_map(|(_, report)| report.as_ref()?.placement);
+        .find_map(|host| host.report.as_ref()?.placement);
     match placement {
         Some(proto::Placement { cached: true, .. }) => {
             "; the compiled bundle was on the node".to_owned()
@@ -489,6 +506,7 @@ async fn release(function: &AgentFunction, context: &Context) -> Result<Action, 
         return Ok(Action::await_change());
     }
     let uid = function.uid().unwrap_or_default();
+    context.world.planned(function, FIRST_WORD).await;
     let holders = context.world.fleet.hosts_of(&uid);
     let waited = function
         .metadata
@@ -501,7 +519,7 @@ async fn release(function: &AgentFunction, context: &Context) -> Result<Action, 
         return Ok(Action::requeue(RELEASE_LOOK));
     }
     if !holders.is_empty() {
-        let nodes: Vec<_> = holders.iter().map(|(pod, _)| pod.node.as_str()).collect();
+        let nodes: Vec<_> = holders.iter().map(|host| host.pod.node.as_str()).collect();
         tracing::warn!(function = %function.name_any(), ?nodes, "not released within 60 s; letting the object go");
     }
     let functions: Api<AgentFunction> = Api::namespaced(

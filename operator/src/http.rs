@@ -69,6 +69,7 @@ impl Answers {
                 self.metrics
                     .functions
                     .set(self.world.stores.functions.len() as i64);
+                self.metrics.read(&self.world.readings());
                 (StatusCode::OK, self.metrics.text())
             }
             _ => (

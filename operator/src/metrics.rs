@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets, histogram_opts,
+    GaugeVec, Histogram, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    histogram_opts,
 };
+
+use crate::meter::{METRICS, Reading};
 
 /// Registered once, shared by all parts.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) streams: IntGauge,
     /// AgentFunctions in the cache.
     pub(crate) functions: IntGauge,
+    /// What [`METRICS`] read, by namespace and function.
+    readings: Vec<GaugeVec>,
 }
 
 impl Metrics {
@@ -48,6 +53,13 @@ impl Metrics {
             leader: gauge("hearth_operator_leader", "1 on the replica that leads"),
             streams: gauge("hearth_operator_streams", "Pool pods that are connected"),
             functions: gauge("hearth_operator_functions", "AgentFunctions that are known"),
+            readings: METRICS
+                .iter()
+                .map(|(name, help, _)| {
+                    GaugeVec::new(Opts::new(*name, *help), &["namespace", "function"])
+                        .expect("valid name")
+                })
+                .collect(),
         };
         let registry = &metrics.registry;
         registry
@@ -61,7 +73,24 @@ impl Metrics {
                 .register(Box::new(gauge.clone()))
                 .expect("the names differ");
         }
+        for readings in &metrics.readings {
+            registry
+                .register(Box::new(readings.clone()))
+                .expect("the names differ");
+        }
         metrics
+    }
+
+    /// Replaces what was read of functions by what is read now: namespace, name, reading.
+    pub(crate) fn read(&self, functions: &[(String, String, Reading)]) {
+        for (readings, (_, _, read)) in self.readings.iter().zip(METRICS) {
+            readings.reset();
+            for (namespace, name, reading) in functions {
+                readings
+                    .with_label_values(&[namespace, name])
+                    .set(read(reading));
+            }
+        }
     }
 
     /// Counts one pass.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, future};
 use hearth_api::v1alpha1::{AgentFunction, AgentPool};
 use hearth_api::{MANAGER, POOL_LABEL};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::Api;
 use kube::runtime::events::{Recorder, Reporter};
@@ -26,11 +26,13 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use crate::config::Config;
 use crate::http::Answers;
 use crate::leader;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::objects::PoolSettings;
+use crate::planning::Rounds;
 use crate::retry::Retries;
 use crate::world::{Stores, World, pool_name};
-use crate::{functions, pools, stream, tls};
+use crate::{functions, metrics_api, planning, pools, stream, tls};
 
 /// Objects that are reconciled at once.
 const CONCURRENCY: u16 = 16;
@@ -66,8 +68,9 @@ pub(crate) async fn run(
     let (function_changed, function_changes) = mpsc::unbounded_channel();
     let (pool_changed, pool_changes) = mpsc::unbounded_channel();
     let controllers = Controllers::new(&client);
-    let stores = controllers.stores(&client, &function_changed, &pool_changed, &stop);
-    let world = Arc::new(World::new(stores, function_changed));
+    let rounds = Arc::new(Rounds::default());
+    let stores = controllers.stores(&client, &function_changed, &pool_changed, &rounds, &stop);
+    let world = Arc::new(World::new(stores, rounds, function_changed));
     let ready = Arc::new(AtomicBool::new(false));
     let http = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], config.http_port)))
         .await
@@ -78,6 +81,9 @@ pub(crate) async fn run(
         ready: ready.clone(),
     };
     tokio::spawn(crate::http::serve(http, answers, stop.clone()));
+    let memory = Memory::new(client.clone(), &config.pod_namespace);
+    tokio::spawn(memory.run(world.clone(), stop.clone()));
+    tokio::spawn(planning::run(world.clone(), stop.clone()));
     let (led, leads) = watch::channel(());
     let parts = Parts {
         client: client.clone(),
@@ -90,6 +96,9 @@ pub(crate) async fn run(
     filled(&world, &own).await?;
     ready.store(true, Ordering::Relaxed);
     let server = spawn_stream(&client, &world, &config, &certificates, &stop).await?;
+    if let Some(port) = config.metrics_api_port {
+        spawn_metrics_api(port, &client, &world, &config, certificates, &stop).await?;
+    }
     let me = leader::Identity {
         pod: config.pod_name.clone(),
         namespace: config.pod_namespace.clone(),
@@ -161,6 +170,7 @@ impl Controllers {
         client: &Client,
         function_changed: &mpsc::UnboundedSender<ObjectRef<AgentFunction>>,
         pool_changed: &mpsc::UnboundedSender<ObjectRef<AgentPool>>,
+        rounds: &Arc<Rounds>,
         stop: &CancellationToken,
     ) -> Stores {
         let (functions, pools) = (self.functions.store(), self.pools.store());
@@ -194,6 +204,10 @@ impl Controllers {
                 let _ = pool.send(ObjectRef::from_obj(&*each));
             }
         };
+        let rounds = rounds.clone();
+        let on_quota = move |_: &ResourceQuota| {
+            rounds.ask();
+        };
         let (by_service, by_slice) = (function_changed.clone(), function_changed.clone());
         // Service and EndpointSlice have their function's name.
         let on_service = move |service: &Service| {
@@ -220,6 +234,12 @@ impl Controllers {
                 Api::all(client.clone()),
                 watcher::Config::default(),
                 on_node,
+                stop,
+            ),
+            quotas: cache(
+                Api::all(client.clone()),
+                watcher::Config::default(),
+                on_quota,
                 stop,
             ),
             services: cache(Api::all(client.clone()), ours(), on_service, stop),
@@ -379,6 +399,7 @@ async fn filled(world: &World, controllers: &[CancellationToken; 2]) -> Result<(
         }
         stores.pods.wait_until_ready().await?;
         stores.nodes.wait_until_ready().await?;
+        stores.quotas.wait_until_ready().await?;
         stores.services.wait_until_ready().await?;
         stores.slices.wait_until_ready().await
     };
@@ -430,4 +451,33 @@ async fn spawn_stream(
             tracing::error!(%error, "the stream's server ended");
         }
     }))
+}
+
+/// Serves custom.metrics.k8s.io under the stream's name and certificate.
+async fn spawn_metrics_api(
+    port: u16,
+    client: &Client,
+    world: &Arc<World>,
+    config: &Config,
+    certificates: tls::Certificates,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port)))
+        .await
+        .context("listen for custom metrics")?;
+    let registration = metrics_api::Registration {
+        client: client.clone(),
+        service: (config.pod_namespace.clone(), config.stream_service.clone()),
+        ca: certificates.ca.clone(),
+    };
+    tokio::spawn(registration.run(world.clone(), stop.clone()));
+    let (client, world) = (client.clone(), world.clone());
+    tokio::spawn(metrics_api::serve(
+        listener,
+        client,
+        world,
+        certificates,
+        stop.clone(),
+    ));
+    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use hearth_api::condition::{ConditionType, Reason, Wanted};
 use hearth_contract::{FailureReason, proto};
+use hearth_planner::Short;
 
-use crate::fleet::PodInfo;
+use crate::fleet::{self, Host, PodInfo};
 
 /// What reconciling saw of a function.
 #[derive(Debug, Clone)]
@@ -12,6 +13,8 @@ pub(crate) struct Seen {
     pub(crate) generation: i64,
     /// Warm instances wanted.
     pub(crate) replicas: u32,
+    /// Why fewer are planned than wanted, and how many are.
+    pub(crate) short: Option<(Short, u32)>,
     /// Why the spec cannot be used, if so.
     pub(crate) invalid: Option<String>,
     /// The pool that the spec names does not exist.
@@ -25,24 +28,26 @@ pub(crate) struct Seen {
     /// The image was resolved for an earlier generation already.
     pub(crate) is_pinned: bool,
     /// Connected pods that hold or should hold the function, with what they said.
-    pub(crate) hosts: Vec<(PodInfo, Option<proto::FunctionReport>)>,
+    pub(crate) hosts: Vec<Host>,
 }
 
 impl Seen {
     /// Pods that answer calls, whatever generation.
     pub(crate) fn serving(&self) -> Vec<PodInfo> {
-        let serving = self.hosts.iter().filter(|(pod, report)| {
-            !pod.address.is_empty() && report.as_ref().is_some_and(|report| report.answers)
+        let serving = self.hosts.iter().filter(|host| {
+            let answers = host.report.as_ref().is_some_and(|report| report.answers);
+            answers && !host.pod.address.is_empty()
         });
-        serving.map(|(pod, _)| pod.clone()).collect()
+        serving.map(|host| host.pod.clone()).collect()
     }
 
     /// Instances that are warm or in a call, at most as many as are wanted.
     pub(crate) fn warm(&self) -> u32 {
-        let held: u32 = self
-            .reports()
-            .map(|report| report.warm + report.in_use)
-            .sum();
+        let held = |host: &Host| {
+            let report = host.report.as_ref();
+            report.map_or(0, |report| fleet::held(report, host.target))
+        };
+        let held: u32 = self.hosts.iter().map(held).sum();
         held.min(self.replicas)
     }
 
@@ -59,13 +64,14 @@ impl Seen {
     }
 
     fn reports(&self) -> impl Iterator<Item = &proto::FunctionReport> {
-        self.hosts.iter().filter_map(|(_, report)| report.as_ref())
+        self.hosts.iter().filter_map(|host| host.report.as_ref())
     }
 
     /// The first failure of this generation: where, which reason, which message.
     pub(crate) fn failure(&self) -> Option<(Reason, String)> {
-        self.hosts.iter().find_map(|(pod, report)| {
-            let report = report
+        self.hosts.iter().find_map(|host| {
+            let report = host
+                .report
                 .as_ref()
                 .filter(|r| r.generation == self.generation && r.state() == proto::State::Failed)?;
             let failure = report.failure.clone().unwrap_or_default();
@@ -73,7 +79,7 @@ impl Seen {
                 FailureReason::from_word(&failure.reason).unwrap_or(FailureReason::NodeFault);
             Some((
                 Reason::Node(reason),
-                format!("node {}: {}", pod.node, failure.message),
+                format!("node {}: {}", host.pod.node, failure.message),
             ))
         })
     }
@@ -89,13 +95,7 @@ impl Seen {
         let placed = self.placed();
         let bundle = self.bundle();
         let service = self.service();
-        let (warm, replicas) = (self.warm(), self.replicas);
-        let all_warm = warm >= replicas;
-        let warm_reason = if all_warm {
-            Reason::AllWarm
-        } else {
-            Reason::Warming
-        };
+        let warm = self.warm_condition();
         let parts = [&placed, &bundle, &service];
         let (ready, reason, message) = match parts.into_iter().find(|part| part.0 != Some(true)) {
             // A part that is not known yet is no readiness either.
@@ -110,14 +110,29 @@ impl Seen {
             wanted(ConditionType::Ready, ready, reason, message),
             wanted(ConditionType::Placed, placed.0, placed.1, placed.2),
             wanted(ConditionType::BundleResolved, bundle.0, bundle.1, bundle.2),
-            wanted(
-                ConditionType::Warm,
-                Some(all_warm),
-                warm_reason,
-                format!("{warm} of {replicas} instances are warm"),
-            ),
+            wanted(ConditionType::Warm, warm.0, warm.1, warm.2),
             wanted(ConditionType::ServiceReady, service.0, service.1, service.2),
         ]
+    }
+
+    fn warm_condition(&self) -> (Option<bool>, Reason, String) {
+        let (warm, replicas) = (self.warm(), self.replicas);
+        let said = format!("{warm} of {replicas} instances are warm");
+        let why = match self.short {
+            // Without pods nothing is missing that Placed does not say.
+            None | Some((Short::Pods, _)) if warm >= replicas => {
+                return (Some(true), Reason::AllWarm, said);
+            }
+            None | Some((Short::Pods, _)) => return (Some(false), Reason::Warming, said),
+            Some((Short::Memory, planned)) => format!(
+                "the pool pods' memory has room for {planned}; raise the AgentPool's spec.resources.limits.memory, or use more nodes"
+            ),
+            Some((Short::Quota, planned)) => format!(
+                "the namespace's ResourceQuota {} leaves {planned}",
+                hearth_api::QUOTA
+            ),
+        };
+        (Some(false), Reason::Insufficient, format!("{said}; {why}"))
     }
 
     fn placed(&self) -> (Option<bool>, Reason, String) {
@@ -235,6 +250,7 @@ mod tests {
         Seen {
             generation: 2,
             replicas: 2,
+            short: None,
             invalid: None,
             missing_pool: None,
             nodes: Some(1),
@@ -244,7 +260,11 @@ mod tests {
             hosts: names
                 .into_iter()
                 .zip(reports)
-                .map(|(name, report)| (pod(name), Some(report)))
+                .map(|(name, report)| Host {
+                    pod: pod(name),
+                    target: 2,
+                    report: Some(report),
+                })
                 .collect(),
         }
     }
@@ -338,6 +358,30 @@ mod tests {
         assert_eq!(seen(vec![report(1, State::Serving, true)]).digest(), None);
         let serving = seen(vec![report(2, State::Serving, true)]);
         assert_eq!(serving.digest().as_deref(), Some("sha256:2"));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_not_awaited() {
+        let seen = Seen {
+            replicas: 9,
+            short: Some((Short::Memory, 4)),
+            ..seen(vec![report(2, State::Serving, true); 2])
+        };
+        let insufficient = (Some(false), Reason::Insufficient);
+        assert_eq!(says(&seen, ConditionType::Warm), insufficient);
+        assert_eq!(
+            says(&seen, ConditionType::Ready),
+            (Some(true), Reason::Serving)
+        );
+        let warm = seen
+            .conditions()
+            .into_iter()
+            .find(|c| c.kind == ConditionType::Warm);
+        assert!(
+            warm.unwrap()
+                .message
+                .starts_with("4 of 9 instances are warm; ")
+        );
     }
 
     #[test]

@@ -86,7 +86,11 @@ fn parse(secret: &Secret) -> Result<Certificates> {
     })
 }
 
-fn make(name: &str) -> Result<Certificates> {
+/// An authority and a certificate of it for a server of this DNS name.
+///
+/// # Errors
+/// When the name is none.
+pub(crate) fn make(name: &str) -> Result<Certificates> {
     // No clock: the bounds are far apart, and deleting the Secret makes new ones.
     let (from, to) = (date_time_ymd(2025, 1, 1), date_time_ymd(2045, 1, 1));
     let ca_key = KeyPair::generate()?;

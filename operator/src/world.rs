@@ -1,21 +1,21 @@
-//! What the operator knows: stores of objects, connected pods; and the one place where a plan becomes messages.
+//! What the operator knows: stores of objects, connected pods, the plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hearth_api::DEFAULT_POOL;
-use hearth_api::convert::{self, Bundle};
 use hearth_api::v1alpha1::{AgentFunction, AgentPool, Isolation};
-use hearth_contract::{FUNCTION_PORTS, proto};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use hearth_contract::proto;
+use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc;
 
-use crate::fleet::{Fleet, GroupKey, PodInfo};
-use crate::plan::{self, FunctionView};
+use crate::fleet::{Fleet, GroupKey, Host, PodInfo};
+use crate::meter::{Meter, Reading};
+use crate::planning::{Plans, Rounds};
 
 /// Cached objects.
 pub(crate) struct Stores {
@@ -27,6 +27,8 @@ pub(crate) struct Stores {
     pub(crate) pods: Store<Pod>,
     /// All nodes.
     pub(crate) nodes: Store<Node>,
+    /// All ResourceQuotas.
+    pub(crate) quotas: Store<ResourceQuota>,
     /// Services that this operator manages.
     pub(crate) services: Store<Service>,
     /// EndpointSlices that this operator manages.
@@ -39,23 +41,30 @@ pub(crate) struct World {
     pub(crate) stores: Stores,
     /// Connected pods.
     pub(crate) fleet: Fleet,
+    /// What calls do.
+    pub(crate) meter: Meter,
+    /// What is planned.
+    pub(crate) plans: Plans,
+    /// Who asks for planning.
+    pub(crate) rounds: Arc<Rounds>,
     leading: AtomicBool,
-    /// Ports that were handed out and may not be in a cached status yet.
-    ports: Mutex<BTreeMap<String, u16>>,
     changed: mpsc::UnboundedSender<ObjectRef<AgentFunction>>,
 }
 
 impl World {
-    /// With nobody connected. `changed` hears of functions whose reports changed; it holds at most one entry a report.
+    /// With nobody connected. `changed` hears of functions whose reports or plans changed.
     pub(crate) fn new(
         stores: Stores,
+        rounds: Arc<Rounds>,
         changed: mpsc::UnboundedSender<ObjectRef<AgentFunction>>,
     ) -> Self {
         Self {
             stores,
             fleet: Fleet::default(),
+            meter: Meter::default(),
+            plans: Plans::default(),
+            rounds,
             leading: AtomicBool::new(false),
-            ports: Mutex::default(),
             changed,
         }
     }
@@ -69,55 +78,58 @@ impl World {
     pub(crate) fn set_leading(&self, leading: bool) {
         self.fleet.unsettle();
         self.leading.store(leading, Ordering::Relaxed);
+        self.rounds.ask();
     }
 
-    /// A pod connected; its first message holds everything that is its.
+    /// A pod connected; the next round tells it everything that is its.
     pub(crate) fn connect(&self, info: PodInfo) -> (u64, mpsc::Receiver<proto::FromOperator>) {
-        let group = info.group.clone();
-        let mut pods = self.fleet.pods_of(&group);
-        pods.insert(info.uid.clone());
-        let mut planned = self.plan(&group, &pods);
-        let own = planned.remove(&info.uid).unwrap_or_default();
-        let connected = self.fleet.connect(info, own);
-        self.sync(&group);
-        self.touch_group(&group);
+        let connected = self.fleet.connect(info);
+        self.rounds.ask();
         connected
     }
 
     /// A connection ended: its functions are spread over the pods that remain.
     pub(crate) fn disconnect(&self, pod: &str, serial: u64) {
         self.fleet.disconnect(pod, serial);
-        for group in self.groups() {
-            self.sync(&group);
-            self.touch_group(&group);
-        }
+        self.rounds.ask();
     }
 
     /// A pod said something.
     pub(crate) fn report(&self, pod: &str, serial: u64, report: proto::Report) {
-        for key in self.fleet.report(pod, serial, report) {
+        let news = self.fleet.report(pod, serial, report);
+        for key in news.functions {
             self.touch(&key.namespace, &key.name);
+        }
+        if news.is_other_cost {
+            self.rounds.ask();
         }
     }
 
-    fn touch(&self, namespace: &str, name: &str) {
+    /// What the functions do that were called lately: namespace, name, reading.
+    pub(crate) fn readings(&self) -> Vec<(String, String, Reading)> {
+        let functions = self.stores.functions.state().into_iter();
+        functions
+            .filter_map(|function| {
+                let uid = function.metadata.uid.as_deref()?;
+                let reading = self.meter.knows(uid).then(|| self.meter.read(uid))?;
+                let namespace = function.namespace().unwrap_or_default();
+                Some((namespace, function.name_any(), reading))
+            })
+            .collect()
+    }
+
+    /// Has a function looked at again.
+    pub(crate) fn touch(&self, namespace: &str, name: &str) {
         // The receiver lives as long as the controller; after that nothing is reconciled.
         let _ = self.changed.send(ObjectRef::new(name).within(namespace));
     }
 
-    fn touch_group(&self, group: &GroupKey) {
-        for function in self.members(group) {
-            self.touch(&group.namespace, &function.name_any());
+    /// Sees to it that what a function says is planned. Waits for that, for `bound` at most.
+    pub(crate) async fn planned(&self, function: &AgentFunction, bound: Duration) {
+        if !self.plans.is_current(function, &self.group(function)) {
+            let number = self.rounds.ask();
+            self.rounds.ended(number, bound).await;
         }
-    }
-
-    fn groups(&self) -> BTreeSet<GroupKey> {
-        self.stores
-            .functions
-            .state()
-            .iter()
-            .map(|function| self.group(function))
-            .collect()
     }
 
     /// The pool that a function names.
@@ -140,27 +152,12 @@ impl World {
         }
     }
 
-    fn members(&self, group: &GroupKey) -> Vec<Arc<AgentFunction>> {
-        let members = self.stores.functions.state();
-        members
-            .into_iter()
-            .filter(|f| f.metadata.deletion_timestamp.is_none() && &self.group(f) == group)
-            .collect()
-    }
-
-    /// Tells every pod of a group what it should hold now.
-    pub(crate) fn sync(&self, group: &GroupKey) {
-        let pods = self.fleet.pods_of(group);
-        for (pod, functions) in self.plan(group, &pods) {
-            self.fleet.tell(&pod, functions);
-        }
-    }
-
     /// What pods say of a function, with the addresses that the API server knows: a shim may connect before kubelet has
     /// written its pod's address. Of pods that are being ended nothing: they answer until all nodes know that, and no longer.
-    pub(crate) fn hosts(&self, function: &str) -> Vec<(PodInfo, Option<proto::FunctionReport>)> {
+    pub(crate) fn hosts(&self, function: &str) -> Vec<Host> {
         let mut hosts = self.fleet.hosts_of(function);
-        hosts.retain_mut(|(info, _)| {
+        hosts.retain_mut(|host| {
+            let info = &mut host.pod;
             let key = ObjectRef::new(&info.name).within(&info.group.namespace);
             // One that is not cached is gone, or its event comes.
             let Some(pod) = self.stores.pods.get(&key) else {
@@ -173,72 +170,6 @@ impl World {
         });
         hosts
     }
-
-    /// The port of a function, once it was planned.
-    pub(crate) fn port(&self, uid: &str) -> Option<u16> {
-        self.ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(uid)
-            .copied()
-    }
-
-    /// Plans a group and remembers the ports.
-    pub(crate) fn plan(
-        &self,
-        group: &GroupKey,
-        pods: &BTreeSet<String>,
-    ) -> BTreeMap<String, BTreeMap<String, proto::PlacedFunction>> {
-        let members = self.members(group);
-        // A function that is on its way out keeps its port until it is gone: its callers must not reach another.
-        let leaving: Vec<_> = self
-            .stores
-            .functions
-            .state()
-            .into_iter()
-            .filter(|f| f.metadata.deletion_timestamp.is_some() && &self.group(f) == group)
-            .collect();
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        let views: Vec<_> = members
-            .iter()
-            .map(|function| (function, true))
-            .chain(leaving.iter().map(|function| (function, false)))
-            .map(|(function, stays)| {
-                let uid = function.uid().unwrap_or_default();
-                let recorded = function
-                    .status
-                    .as_ref()
-                    .and_then(|status| u16::try_from(status.port?).ok());
-                FunctionView {
-                    stays,
-                    port: ports.get(&uid).copied().or(recorded),
-                    replicas: convert::replicas(&function.spec),
-                    uid,
-                }
-            })
-            .collect();
-        let plan = plan::plan(&views, pods, FUNCTION_PORTS);
-        let alive: BTreeSet<_> = self
-            .stores
-            .functions
-            .state()
-            .iter()
-            .filter_map(|function| function.uid())
-            .collect();
-        ports.retain(|uid, _| alive.contains(uid));
-        ports.extend(plan.ports);
-        drop(ports);
-        plan.pods
-            .into_iter()
-            .map(|(pod, held)| {
-                let placed = members.iter().filter_map(|function| {
-                    let uid = function.uid()?;
-                    Some((uid.clone(), placed(function, *held.get(&uid)?)?))
-                });
-                (pod, placed.collect())
-            })
-            .collect()
-    }
 }
 
 /// Name of the pool that a function uses.
@@ -250,27 +181,6 @@ pub(crate) fn pool_name(function: &AgentFunction) -> &str {
         .map_or(DEFAULT_POOL, |pool| &pool.name)
 }
 
-/// What a pod is told of a function; nothing when its spec cannot be used, which a condition says.
-fn placed(function: &AgentFunction, assignment: plan::Assignment) -> Option<proto::PlacedFunction> {
-    let converted = convert::function(function, assignment.target).ok()?;
-    let placed = proto::PlacedFunction {
-        function: Some(converted.into()),
-        port: assignment.port.into(),
-        ..proto::PlacedFunction::default()
-    };
-    Some(match convert::bundle(&function.spec).ok()? {
-        Bundle::Image(image) => proto::PlacedFunction {
-            image: image.to_owned(),
-            digest: pinned(function).unwrap_or_default(),
-            ..placed
-        },
-        Bundle::JavaScript(code) => proto::PlacedFunction {
-            javascript: code.to_owned(),
-            ..placed
-        },
-    })
-}
-
 /// The digest that the image stood for when it was first resolved, while the spec asks for the same image.
 pub(crate) fn pinned(function: &AgentFunction) -> Option<String> {
     let bundle = function.status.as_ref()?.bundle.as_ref()?;
@@ -278,4 +188,70 @@ pub(crate) fn pinned(function: &AgentFunction) -> Option<String> {
         .digest
         .clone()
         .filter(|_| bundle.image.is_some() && bundle.image == function.spec.bundle.image)
+}
+
+/// A world of objects that no API server holds.
+#[cfg(test)]
+pub(crate) mod fake {
+    use kube::runtime::reflector;
+    use kube::runtime::watcher::Event;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Objects of one kind.
+    fn store<K>(objects: &[Value]) -> Store<K>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + 'static,
+    {
+        let (store, mut writer) = reflector::store();
+        for object in objects {
+            let object = serde_json::from_value(object.clone()).expect("a test's object");
+            writer.apply_watcher_event(&Event::Apply(object));
+        }
+        store
+    }
+
+    /// A function `n/name` with the UID `uid-name`, and more of a spec.
+    pub(crate) fn function(name: &str, spec: Value) -> Value {
+        let mut function = json!({
+            "apiVersion": "hearth.dev/v1alpha1",
+            "kind": "AgentFunction",
+            "metadata": {"name": name, "namespace": "n", "uid": format!("uid-{name}"), "generation": 1},
+            "spec": spec,
+        });
+        function["spec"]["bundle"] = json!({"image": "a"});
+        function
+    }
+
+    /// A world that leads, with functions, pools and quotas.
+    pub(crate) fn world(functions: &[Value], pools: &[Value], quotas: &[Value]) -> World {
+        let stores = Stores {
+            functions: store(functions),
+            pools: store(pools),
+            pods: store(&[]),
+            nodes: store(&[]),
+            quotas: store(quotas),
+            services: store(&[]),
+            slices: store(&[]),
+        };
+        let world = World::new(stores, Arc::default(), mpsc::unbounded_channel().0);
+        world.set_leading(true);
+        world
+    }
+
+    /// A pod of the pool `default` in the namespace `n`.
+    pub(crate) fn pod(uid: &str) -> PodInfo {
+        PodInfo {
+            uid: uid.to_owned(),
+            name: uid.to_owned(),
+            node: format!("node-of-{uid}"),
+            address: "10.0.0.1".to_owned(),
+            group: GroupKey {
+                namespace: "n".to_owned(),
+                pool: DEFAULT_POOL.to_owned(),
+                function: None,
+            },
+        }
+    }
 }

@@ -381,7 +381,7 @@ async fn setup(
         start: proto::Start {
             metrics: metrics.is_some(),
             resolver: Some(resolver::of_pod(spec)),
-            memory_bytes: spec.memory_limit().map_or(0, for_guests),
+            memory_bytes: spec.memory_limit().map_or(0, hearth_contract::guest_bytes),
             roots_pem: String::new(),
         },
         metrics,
@@ -408,30 +408,9 @@ fn working_directory(spec: &Spec) -> String {
     }
 }
 
-/// What the processes themselves take of a container's memory, at least, in bytes.
-const PROCESSES: u64 = 24 << 20;
-
-/// How much of a container's memory its guests may have as linear memory. The rest is for engine, shim and compiled code:
-/// the kernel must not end the engine because guests took what they were given.
-fn for_guests(limit: u64) -> u64 {
-    let processes = PROCESSES.max(limit / 8);
-    limit.saturating_sub(processes).max(limit / 4)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_processes_of_a_pod_have_their_share_of_its_memory() {
-        for (limit, guests) in [
-            (1024 << 20, 896 << 20),
-            (64 << 20, 40 << 20),
-            (16 << 20, 4 << 20),
-        ] {
-            assert_eq!(for_guests(limit), guests, "{limit}");
-        }
-    }
 
     #[test]
     fn an_engine_is_the_containers_user_and_never_root() {

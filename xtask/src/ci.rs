@@ -108,7 +108,11 @@ fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
     let chart = layout.repository().join("charts/hearth");
     let mut lint = Command::new(layout.tool("helm"));
     run_command(lint.arg("lint").arg(&chart).arg("--strict").args(REGISTRY))?;
-    for mode in ["node.mode=install", "node.mode=uninstall"] {
+    for mode in [
+        "node.mode=install",
+        "node.mode=uninstall",
+        "customMetrics.enabled=false",
+    ] {
         let (is_taken, said) = template(layout, mode)?;
         ensure!(is_taken, "the chart refuses {mode}: {said}");
     }

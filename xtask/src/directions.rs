@@ -13,6 +13,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("hearth-api", &["hearth-contract"]),
     ("hearth-wasm-host", &["hearth-contract"]),
     ("hearth-footprint", &[]),
+    ("hearth-planner", &[]),
     (
         "hearth-engine",
         &["hearth-contract", "hearth-footprint", "hearth-wasm-host"],
@@ -22,17 +23,25 @@ const ALLOWED: [(&str, &[&str]); 15] = [
         &["hearth-api", "hearth-contract", "hearth-wasm-host"],
     ),
     ("hearth-shim", &["hearth-contract", "hearth-footprint"]),
-    ("hearth-operator", &["hearth-api", "hearth-contract"]),
+    (
+        "hearth-operator",
+        &["hearth-api", "hearth-contract", "hearth-planner"],
+    ),
     // The label that says a node is ready, and the name of the runtime class: they must be the same on both sides.
     ("hearth-installer", &["hearth-api"]),
     ("hearth-test-guests", &[]),
     ("hearth-fuzz", &[]),
     ("hearth-example-server", &[]),
     ("hearth-cluster", &[]),
-    // The contract: a bench plays the shim of an engine.
+    // The contract: a bench plays the shim of an engine. The planner: a bench plays traces against it.
     (
         "hearth-e2e",
-        &["hearth-api", "hearth-cluster", "hearth-contract"],
+        &[
+            "hearth-api",
+            "hearth-cluster",
+            "hearth-contract",
+            "hearth-planner",
+        ],
     ),
     ("xtask", &["hearth-cluster"]),
 ];

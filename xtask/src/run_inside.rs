@@ -108,7 +108,7 @@ impl E2e {
 /// Which measurement.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// One of apply, pod, call, serve, engine; all when it is left out. Only `engine` needs no cluster
+    /// One of apply, pod, call, serve, engine, planner; all when it is left out. `engine` and `planner` need no cluster
     name: Option<String>,
     /// One JSON object a line
     #[arg(long)]
@@ -118,19 +118,27 @@ pub(crate) struct Bench {
     plot: Option<PathBuf>,
 }
 
-/// The bench that runs beside no cluster.
+/// The benches that run beside no cluster.
 const ENGINE: &str = "engine";
+const PLANNER: &str = "planner";
 
 impl Bench {
     /// Builds the benches with optimisation and runs what was asked for. A cluster should be up with `--release`.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let layout = Layout::find()?;
         let build = Build::new(layout.repository(), true)?;
-        let needs_cluster = self.name.as_deref() != Some(ENGINE);
+        let needs_cluster = !matches!(self.name.as_deref(), Some(ENGINE | PLANNER));
         let cluster = needs_cluster.then(Cluster::open).transpose()?;
         build.programs()?;
         if let Some(cluster) = cluster {
             let ended = self.on_cluster(&cluster, &build)?;
+            if self.name.is_some() || ended != ExitCode::SUCCESS {
+                return Ok(ended);
+            }
+        }
+        if self.name.as_deref() != Some(ENGINE) {
+            let mut command = Command::new(build.program("hearth-bench"));
+            let ended = execute(command.arg(PLANNER).args(self.options()))?;
             if self.name.is_some() || ended != ExitCode::SUCCESS {
                 return Ok(ended);
             }

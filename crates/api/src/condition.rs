@@ -52,6 +52,8 @@ pub enum Reason {
     Preparing,
     /// Instances are being made.
     Warming,
+    /// Memory of the pool pods or the namespace's quota has no room for all that are wanted.
+    Insufficient,
     /// A Service of that name belongs to somebody else.
     ServiceConflict,
     /// The pool that `spec.pool.name` names does not exist.
@@ -77,6 +79,7 @@ impl Reason {
             Self::WaitingForPool => "WaitingForPool",
             Self::Preparing => "Preparing",
             Self::Warming => "Warming",
+            Self::Insufficient => "Insufficient",
             Self::ServiceConflict => "ServiceConflict",
             Self::PoolNotFound => "PoolNotFound",
             Self::NoPort => "NoPort",

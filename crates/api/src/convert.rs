@@ -196,6 +196,11 @@ fn bytes(field: &'static str, value: &str, least: &str, most: &str) -> Result<u6
     }
 }
 
+/// A quantity as a whole number, rounded up; `None` for one that is written with an exponent, or is none.
+pub fn whole_quantity(value: &str) -> Option<u64> {
+    quantity("", value).ok()
+}
+
 /// Bytes of a Kubernetes quantity, rounded up. Exponents (`1e6`) and negative values are refused.
 fn quantity(field: &'static str, value: &str) -> Result<u64, InvalidSpec> {
     let wrong = |problem: &str| InvalidSpec::Field {
@@ -215,12 +220,17 @@ fn quantity(field: &'static str, value: &str) -> Result<u64, InvalidSpec> {
         "k" => 1e3,
         "M" => 1e6,
         "G" => 1e9,
+        "T" => 1e12,
         "Ki" => 1024.0,
         "Mi" => 1_048_576.0,
         "Gi" => 1_073_741_824.0,
-        _ => return Err(wrong("no quantity with a unit of k, M, G, Ki, Mi or Gi")),
+        "Ti" => 1_099_511_627_776.0,
+        _ => {
+            let problem = "no quantity with a unit of k, M, G, T, Ki, Mi, Gi or Ti";
+            return Err(wrong(problem));
+        }
     };
-    // The schema bounds quantities at 4Gi, far below where an f64 is no longer exact.
+    // An f64 is exact up to 8 Pi.
     Ok((number * unit).ceil() as u64)
 }
 

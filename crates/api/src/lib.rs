@@ -22,6 +22,8 @@ pub const MANAGER: &str = "hearth-operator";
 pub const TEMPLATE_ANNOTATION: &str = "hearth.dev/template";
 /// Finalizer of an AgentFunction: it is removed when no node holds anything of the function.
 pub const FINALIZER: &str = "hearth.dev/placement";
+/// Key in `spec.hard` of a ResourceQuota: warm instances that the namespace's functions may have together.
+pub const QUOTA: &str = "hearth.dev/warm-instances";
 /// Name of the RuntimeClass, and of containerd's runtime handler.
 pub const RUNTIME_CLASS: &str = "hearth";
 /// Name of the pool that a function without `spec.pool` uses.

@@ -7,6 +7,7 @@
 pub mod channel;
 pub mod egress;
 pub mod function;
+pub mod latency;
 pub mod outcome;
 
 /// The generated messages (and, with the feature `stream`, the gRPC client and server).
@@ -48,8 +49,34 @@ pub mod pool_env {
     pub const TOKEN_PATH: &str = "HEARTH_TOKEN_PATH";
 }
 
+/// What the processes themselves take of a pod's memory, at least, in bytes.
+const PROCESS_BYTES: u64 = 24 << 20;
+
+/// How much of a pod's memory limit its guests may have as linear memory, in bytes. The rest is for engine, shim and
+/// compiled code: the kernel must not end the engine because guests took what they were given.
+pub fn guest_bytes(limit: u64) -> u64 {
+    let processes = PROCESS_BYTES.max(limit / 8);
+    limit.saturating_sub(processes).max(limit / 4)
+}
+
 /// Port in a pool pod's network namespace on which the engine answers `/metrics`.
 pub const METRICS_PORT: u16 = 9464;
 
 /// Ports of functions in a pool pod: the operator hands out one per function.
 pub const FUNCTION_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processes_of_a_pod_have_their_share_of_its_memory() {
+        for (limit, guests) in [
+            (1024 << 20, 896 << 20),
+            (64 << 20, 40 << 20),
+            (16 << 20, 4 << 20),
+        ] {
+            assert_eq!(guest_bytes(limit), guests, "{limit}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_contract::{FailureReason, Function, Outcome, StartKind, brief, proto};
+use hearth_contract::{FailureReason, Function, Outcome, StartKind, brief, latency, proto};
 use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -58,6 +58,7 @@ pub struct HostedFunction {
     /// What was reported last, and when.
     reported: Mutex<Option<(Instant, proto::FunctionReport)>>,
     tally: Arc<Tally>,
+    cost: Cost,
     gauges: Gauges,
     ended: Ended,
 }
@@ -84,21 +85,56 @@ struct Ended {
     duration: [OnceLock<Histogram>; StartKind::ALL.len()],
 }
 
+/// What an instance costs. Planning reads it.
+#[derive(Default)]
+struct Cost {
+    /// Linear memory of the one that was made last.
+    bytes: AtomicU64,
+    /// Time to make one, in microseconds: a mean that follows the last ones.
+    start_us: AtomicU32,
+}
+
+impl Cost {
+    fn made(&self, bytes: u64, took: Duration) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+        let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+        // Of two that are made at once one may not count.
+        let mean = match self.start_us.load(Ordering::Relaxed) {
+            0 => took,
+            mean => mean - mean / 8 + took / 8,
+        };
+        self.start_us.store(mean.max(1), Ordering::Relaxed);
+    }
+}
+
 struct Gauges {
     warm: IntGauge,
     in_use: IntGauge,
     queued: IntGauge,
 }
 
-/// Ended calls since the process started, by outcome and start. Outlives a change of the function's generation.
+/// Ended calls since the process started, by outcome and start and by how long they took. Outlives a change of the
+/// function's generation.
 #[derive(Debug, Default)]
 pub struct Tally {
     counts: [[AtomicU64; StartKind::ALL.len()]; Outcome::ALL.len()],
+    durations: [AtomicU64; latency::BUCKETS + 1],
 }
 
 impl Tally {
-    pub(crate) fn count(&self, outcome: Outcome, start: StartKind) {
+    pub(crate) fn count(&self, outcome: Outcome, start: StartKind, duration: Duration) {
         self.counts[outcome as usize][start as usize].fetch_add(1, Ordering::Relaxed);
+        self.durations[latency::bucket(duration)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn durations(&self) -> Vec<u64> {
+        let counts = self
+            .durations
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        let mut counts: Vec<_> = counts.collect();
+        while counts.pop_if(|last| *last == 0).is_some() {}
+        counts
     }
 
     fn report(&self) -> Vec<proto::CallCount> {
@@ -245,6 +281,7 @@ impl HostedFunction {
             is_changed: AtomicBool::new(false),
             reported: Mutex::new(None),
             tally,
+            cost: Cost::default(),
             gauges,
             ended: Ended::default(),
         });
@@ -323,7 +360,7 @@ impl HostedFunction {
                 metrics.duration.with_label_values(&labels)
             })
             .observe(duration.as_secs_f64());
-        self.tally.count(outcome, start);
+        self.tally.count(outcome, start, duration);
         // The call's place was left before.
         self.note_change();
     }
@@ -495,16 +532,22 @@ impl HostedFunction {
         };
         let mut store = instance::store(engine, &self.spec, &self.grants);
         store.data_mut().limiter.is_called = is_called;
+        let started = Instant::now();
         let work = metered(self.start(pre, environment, &mut store), spent, bound);
         let made = tokio::time::timeout(bound, work).await;
         match made {
-            Ok(Ok(Ok(Ok(proxy)))) => Ok(Instance {
-                store,
-                proxy,
-                made: Instant::now(),
-                calls: 0,
-                lent: None,
-            }),
+            Ok(Ok(Ok(Ok(proxy)))) => {
+                let made = Instant::now();
+                let bytes = store.data().limiter.held();
+                self.cost.made(bytes, made - started);
+                Ok(Instance {
+                    store,
+                    proxy,
+                    made,
+                    calls: 0,
+                    lent: None,
+                })
+            }
             Ok(Ok(Ok(Err(error)))) => Err(StartError::Load(error)),
             Ok(Ok(Err(error))) => Err(StartError::Failed(error)),
             Ok(Err(Overspent)) | Err(_) => Err(StartError::Deadline),
@@ -661,6 +704,9 @@ impl HostedFunction {
             in_use,
             queued: self.queued.load(Ordering::Relaxed),
             calls: self.tally.report(),
+            instance_bytes: self.cost.bytes.load(Ordering::Relaxed),
+            start_us: self.cost.start_us.load(Ordering::Relaxed),
+            durations: self.tally.durations(),
             // Placement and what callers meet are the shim's to say: it holds the socket.
             ..proto::FunctionReport::default()
         }

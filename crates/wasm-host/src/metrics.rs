@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_contract::proto::Placement;
-use hearth_contract::{FunctionKey, Outcome, StartKind};
+use hearth_contract::{FunctionKey, Outcome, StartKind, latency};
 use prometheus::{
     GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets, histogram_opts,
@@ -46,9 +46,8 @@ impl Metrics {
             ),
             &["namespace", "function", "outcome", "start"],
         );
-        // 50 us to 26 s, each bucket twice the one before.
-        let buckets =
-            exponential_buckets(50e-6, 2.0, 20).expect("a positive start and a factor above 1");
+        let buckets = exponential_buckets(latency::FIRST.as_secs_f64(), 2.0, latency::BUCKETS)
+            .expect("a positive start and a factor above 1");
         let duration = HistogramVec::new(
             histogram_opts!(
                 "hearth_call_duration_seconds",

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod hostile;
+mod hpa;
 mod js;
 mod pods;
 mod pools;
@@ -103,6 +104,12 @@ fn main() -> ExitCode {
     .chain(cases!("pools":
         pools::a_node_joins_and_leaves_and_no_call_fails,
     ))
+    .chain(cases!("hpa":
+        hpa::load_raises_replicas_and_its_end_lowers_them,
+        hpa::it_scales_to_zero_and_back_and_no_call_fails,
+        hpa::a_number_that_a_user_sets_stays,
+        hpa::scaling_of_its_own_follows_calls,
+    ))
     .chain(cases!("survive":
         survive::another_operator_leads_when_the_leader_is_killed,
         survive::a_killed_engine_costs_the_calls_in_it_and_no_restart,
@@ -127,7 +134,7 @@ fn main() -> ExitCode {
             .any(|trial| trial.name().contains(filter.as_str()))
     {
         eprintln!(
-            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, pools, survive, upgrade"
+            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, pools, hpa, survive, upgrade"
         );
         return ExitCode::from(2);
     }

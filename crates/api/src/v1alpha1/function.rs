@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
     ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
-    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Wanted", type_ = "integer", json_path = ".status.wanted"),
     printcolumn(name = "Warm", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
@@ -39,7 +39,9 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     // The Service has the function's name, and a Service's name is a DNS label.
     validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name becomes the name of a Service: at most 63 lower-case letters, digits and dashes, a letter first")
+        .message("the name becomes the name of a Service: at most 63 lower-case letters, digits and dashes, a letter first"),
+    validation = Rule::new("!has(self.spec.scaling) || !has(self.spec.replicas) || self.spec.replicas <= self.spec.scaling.maxReplicas")
+        .message("replicas is above scaling.maxReplicas")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentFunctionSpec {
@@ -49,10 +51,14 @@ pub struct AgentFunctionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolRef>,
     /// Warm instances to keep, over all pool pods. 0 keeps none: the first call makes one. Unset: 1. An autoscaler owns
-    /// this field when there is one.
+    /// this field when there is one. With `scaling`, more may be kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub replicas: Option<i32>,
+    /// Keeps more instances warm than `replicas` when calls need them, and where they need them. Unset: exactly `replicas`,
+    /// spread evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// Bounds of each call and instance. Unset: the defaults of each field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<FunctionLimits>,
@@ -168,6 +174,72 @@ pub struct FunctionLimits {
     pub log_bytes_per_second: Option<String>,
 }
 
+/// How the number of warm instances follows calls.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.windows) || self.windows.all(window, window.replicas <= self.maxReplicas)")
+    .message("a window's replicas are above maxReplicas"))]
+pub struct Scaling {
+    /// Warm instances to keep at most, over all pool pods.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_replicas: i32,
+    /// How the number is found. Unset: Predictive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<ScalingPolicy>,
+    /// How long fewer must be needed before instances go, in seconds. Unset: 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600))]
+    pub scale_down_seconds: Option<i32>,
+    /// Share of the pool pods' memory and of the namespace's quota where these do not suffice for all functions, relative to
+    /// others. Unset: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub weight: Option<i32>,
+    /// Times at which at least so many instances are kept warm. Unset: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub windows: Vec<ScalingWindow>,
+}
+
+/// How a number of warm instances is found. `replicas` and windows are its lower bound, whatever the policy.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalingPolicy {
+    /// `replicas` and windows alone.
+    Fixed,
+    /// As many as calls of late needed.
+    Reactive,
+    /// As Reactive, and what was needed at this time on both days before.
+    Predictive,
+}
+
+/// A time at which more instances are kept warm.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingWindow {
+    /// What the window is called.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// When it opens: a cron pattern of minute, hour, day, month and weekday, for example `0 8 * * MON-FRI`.
+    #[schemars(
+        length(min = 9, max = 100),
+        regex(pattern = r"^[0-9A-Za-z*/,#?-]+( [0-9A-Za-z*/,#?-]+){4}$")
+    )]
+    pub start: String,
+    /// How long it is open, in minutes.
+    #[schemars(range(min = 1, max = 44_640))]
+    pub minutes: i32,
+    /// The clock that `start` is read on, a name of the time zone database. Unset: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[A-Za-z][A-Za-z0-9_+/-]*$")
+    )]
+    pub time_zone: Option<String>,
+    /// Warm instances to keep at least while it is open.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub replicas: i32,
+}
+
 /// Calls that wait.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -245,9 +317,15 @@ pub struct AgentFunctionStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Instances that are warm or in a call, at most `spec.replicas`.
+    /// Instances that are warm or in a call, at most as many as are wanted.
     #[serde(default)]
     pub replicas: i32,
+    /// Warm instances that are wanted: `spec.replicas`, or what `spec.scaling` found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<i32>,
+    /// What decided that number: Replicas, Window, Calls, Forecast or Maximum. Unset without `spec.scaling`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_by: Option<String>,
     /// Label selector for autoscalers; it matches the function's own pods where it has some, and is never empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,

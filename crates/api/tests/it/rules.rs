@@ -109,6 +109,33 @@ fn limits() {
     }
 }
 
+#[test]
+fn scaling() {
+    let window = |replicas: i32| {
+        format!("{{name: w, start: '0 8 * * 1-5', minutes: 60, replicas: {replicas}}}")
+    };
+    for (spec, expected) in [
+        ("scaling: {maxReplicas: 4}".to_owned(), None),
+        ("replicas: 4, scaling: {maxReplicas: 4}".to_owned(), None),
+        (
+            "replicas: 5, scaling: {maxReplicas: 4}".to_owned(),
+            Some("replicas is above scaling.maxReplicas"),
+        ),
+        (
+            format!("scaling: {{maxReplicas: 4, windows: [{}]}}", window(4)),
+            None,
+        ),
+        (
+            format!("scaling: {{maxReplicas: 4, windows: [{}]}}", window(5)),
+            Some("above maxReplicas"),
+        ),
+    ] {
+        let object = format!("{{bundle: {{image: a}}, {spec}}}");
+        let got = refusal::<AgentFunction>("AgentFunction", "f", &object);
+        check(got, expected, &spec);
+    }
+}
+
 /// Whole numbers below `path` in a schema: where, from, to.
 fn numbers<'a>(path: &[&'a str], schema: &'a Value, found: &mut Vec<(Vec<&'a str>, [i64; 2])>) {
     if schema["type"] == "integer" {

@@ -14,7 +14,7 @@ mod memory;
 mod peers;
 mod smaps;
 mod starts;
-mod zipf;
+pub(crate) mod zipf;
 
 use std::path::{Path, PathBuf};
 

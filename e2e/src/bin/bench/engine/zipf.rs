@@ -47,7 +47,7 @@ impl Random {
     }
 
     /// From 0 to below 1: as many bits as a fraction holds.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

@@ -1,0 +1,700 @@
+//! The planning loop: observe, plan, apply, in rounds. Whatever comes in while a round runs is taken up by the next one, so
+//! that a thousand changes at once are a few rounds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hearth_api::QUOTA;
+use hearth_api::convert::{self, Bundle};
+use hearth_api::v1alpha1::{AgentFunction, AgentPool};
+use hearth_contract::{FUNCTION_PORTS, guest_bytes, proto};
+use hearth_planner::history::History;
+use hearth_planner::size::Sizer;
+use hearth_planner::{Function, Group, Namespace, Placement, Pod, Short, ports};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::{Cost, GroupKey, Told};
+use crate::meter::Tick;
+use crate::scaling::Scaling;
+use crate::world::{self, World};
+
+/// Time between two looks at what calls do, and between rounds that nobody asked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Linear memory that an instance is taken to need until one was made, in bytes.
+const UNKNOWN_BYTES: u64 = 1 << 20;
+
+/// Rounds that were asked for, and the last one that ended.
+pub(crate) struct Rounds {
+    asked: AtomicU64,
+    ask: Notify,
+    ended: watch::Sender<u64>,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self {
+            asked: AtomicU64::new(0),
+            ask: Notify::new(),
+            ended: watch::channel(0).0,
+        }
+    }
+}
+
+impl Rounds {
+    /// Asks for a round that begins after now. Returns its number.
+    pub(crate) fn ask(&self) -> u64 {
+        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.ask.notify_one();
+        number
+    }
+
+    /// Returns when a round ended that saw what was asked with this number, and after `bound` at the latest.
+    pub(crate) async fn ended(&self, number: u64, bound: Duration) {
+        let mut ended = self.ended.subscribe();
+        let done = ended.wait_for(|ended| *ended >= number);
+        // The caller goes on with what is known; what comes later brings another pass.
+        let _ = tokio::time::timeout(bound, done).await;
+    }
+}
+
+/// Runs rounds while this replica leads, until `stop`.
+pub(crate) async fn run(world: Arc<World>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut is_moving, mut last) = (false, Instant::now());
+    loop {
+        let is_tick = tokio::select! {
+            () = stop.cancelled() => return,
+            () = world.rounds.ask.notified() => false,
+            _ = ticks.tick() => true,
+        };
+        let (number, started) = (world.rounds.asked.load(Ordering::Acquire), Instant::now());
+        let now = Timestamp::now();
+        let mut is_due = !is_tick || is_moving;
+        if is_tick {
+            is_due |= tick(&world, (started - last).as_secs_f64(), now);
+            last = started;
+        }
+        if world.is_leading() && is_due {
+            is_moving = round(&world, now);
+        }
+        world.rounds.ended.send_replace(number);
+        // Planning takes half of one core at most. A timer does not measure less than this.
+        let took = started.elapsed();
+        if took > Duration::from_millis(1) {
+            tokio::time::sleep(took).await;
+        }
+    }
+}
+
+/// Takes up what calls did in the `seconds` since the last tick. Whether a function needs another plan for it.
+fn tick(world: &World, seconds: f64, now: Timestamp) -> bool {
+    let ticks = world.fleet.ticks();
+    let mut by_function = HashMap::<&str, Vec<(&str, &Tick)>>::new();
+    for (function, pod, tick) in &ticks {
+        by_function.entry(function).or_default().push((pod, tick));
+    }
+    let all = ticks
+        .iter()
+        .map(|(function, _, tick)| (function.as_str(), tick));
+    world.meter.tick(seconds, all);
+    let mut is_other = false;
+    for (uid, planned) in &mut *world.plans.lock() {
+        let Some(scaling) = planned.scaling.clone() else {
+            continue;
+        };
+        let ticks = by_function.get(uid.as_str());
+        let ticks = ticks.map_or(&[][..], Vec::as_slice);
+        let cost = world.fleet.cost(uid);
+        let alive = |pod: &str| world.fleet.is_connected(pod);
+        is_other |= scaling.observe(&mut planned.sizer, now, cost, ticks, alive);
+        is_other |= scaling.size(&planned.sizer, now).0 != planned.wanted;
+    }
+    is_other
+}
+
+/// What is planned of one function.
+#[derive(Debug, Clone, Default)]
+struct Planned {
+    /// What its plan was made from.
+    made_from: Option<MadeFrom>,
+    port: Option<u16>,
+    /// Nothing where its spec cannot be used, which a condition says, or where it leaves.
+    placed: Option<Arc<proto::PlacedFunction>>,
+    /// Nothing where `replicas` alone says how many.
+    scaling: Option<Arc<Scaling>>,
+    sizer: Sizer,
+    wanted: u32,
+    /// What decided that, where something scales.
+    wanted_by: Option<&'static str>,
+    /// UID of a pod and its target, above zero, by UID.
+    targets: Vec<(String, u32)>,
+    short: Option<Short>,
+}
+
+/// What of an object decides its plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct MadeFrom {
+    generation: Option<i64>,
+    digest: Option<String>,
+    is_leaving: bool,
+    group: GroupKey,
+}
+
+/// What is planned of all functions, by UID.
+#[derive(Default)]
+pub(crate) struct Plans(Mutex<HashMap<String, Planned>>);
+
+impl Plans {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Planned>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up what was needed on earlier days. Functions that are not there are forgotten by the next round.
+    pub(crate) fn remember(&self, histories: HashMap<String, History>) {
+        let mut plans = self.lock();
+        for (uid, history) in histories {
+            plans.entry(uid).or_default().sizer.remember(history);
+        }
+    }
+
+    /// What was needed, encoded.
+    pub(crate) fn histories(&self) -> Vec<(String, Vec<u8>)> {
+        let plans = self.lock();
+        let all = plans
+            .iter()
+            .filter(|(_, planned)| !planned.sizer.history().is_empty());
+        all.map(|(uid, planned)| (uid.clone(), planned.sizer.history().encode()))
+            .collect()
+    }
+
+    /// The port of a function, once it was planned. `Some(None)`: none was left.
+    pub(crate) fn port(&self, uid: &str) -> Option<Option<u16>> {
+        let plans = self.lock();
+        let planned = plans.get(uid)?;
+        planned.made_from.as_ref().map(|_| planned.port)
+    }
+
+    /// Warm instances wanted of a function, once it was planned, and what decided that.
+    pub(crate) fn wanted(&self, uid: &str) -> Option<(u32, Option<&'static str>)> {
+        let plans = self.lock();
+        let planned = plans.get(uid)?;
+        let wanted = (planned.wanted, planned.wanted_by);
+        planned.made_from.as_ref().map(|_| wanted)
+    }
+
+    /// Why fewer instances of a function are planned than wanted, and how many are.
+    pub(crate) fn short(&self, uid: &str) -> Option<(Short, u32)> {
+        let plans = self.lock();
+        let planned = plans.get(uid)?;
+        let total = planned.targets.iter().map(|(_, target)| target).sum();
+        Some((planned.short?, total))
+    }
+
+    /// Whether the plan was made from what the object says now.
+    pub(crate) fn is_current(&self, function: &AgentFunction, group: &GroupKey) -> bool {
+        let uid = function.metadata.uid.as_deref().unwrap_or_default();
+        let plans = self.lock();
+        let planned = plans.get(uid);
+        planned.is_some_and(|planned| planned.made_from == Some(made_from(function, group)))
+    }
+}
+
+fn made_from(function: &AgentFunction, group: &GroupKey) -> MadeFrom {
+    MadeFrom {
+        generation: function.metadata.generation,
+        digest: world::pinned(function),
+        is_leaving: function.metadata.deletion_timestamp.is_some(),
+        group: group.clone(),
+    }
+}
+
+/// The functions and pods of one group, by UID.
+#[derive(Default)]
+struct Members {
+    functions: BTreeMap<String, Arc<AgentFunction>>,
+    pods: Vec<String>,
+    memory: Option<u64>,
+}
+
+/// Observes, plans, and tells every pod what changed. Whether another round may move more.
+fn round(world: &World, now: Timestamp) -> bool {
+    let changed = world.fleet.take_changed();
+    let groups = observe(world);
+    let all = || groups.values().flat_map(|members| members.functions.keys());
+    let alive: BTreeSet<&str> = all().map(String::as_str).collect();
+    let costs = world.fleet.costs(|uid| alive.contains(uid));
+    let quotas = quotas(world);
+    let mut plans = world.plans.lock();
+    plans.retain(|uid, _| alive.contains(uid.as_str()));
+    let mut touched = Vec::new();
+    for (key, members) in &groups {
+        let came_or_went = changed.contains(key);
+        let moved = renew(&mut plans, key, members);
+        let sized = size(&mut plans, members, now);
+        let all = members.functions.iter();
+        let is_other = |uid: &String| came_or_went || moved.contains(uid) || sized.contains(uid);
+        touched.extend(all.filter(|(uid, _)| is_other(uid)));
+    }
+    let mut is_moving = false;
+    let mut groups = groups.iter().peekable();
+    while let Some(&(first, _)) = groups.peek() {
+        let namespace = &first.namespace;
+        let of_it: Vec<_> =
+            std::iter::from_fn(|| groups.next_if(|(key, _)| &key.namespace == namespace)).collect();
+        let observed = Namespace {
+            quota: quotas.get(namespace).copied(),
+            groups: of_it
+                .iter()
+                .map(|(_, members)| group(members, &plans, &costs))
+                .collect(),
+        };
+        let plan = hearth_planner::plan(&observed);
+        is_moving |= plan.moves > 0;
+        for ((_, members), placements) in of_it.into_iter().zip(plan.groups) {
+            touched.extend(apply(world, &mut plans, members, placements));
+        }
+    }
+    drop(plans);
+    for (_, function) in touched {
+        world.touch(
+            &function.namespace().unwrap_or_default(),
+            &function.name_any(),
+        );
+    }
+    is_moving
+}
+
+/// Who is there: functions by the group whose pods host them, and the pods that are connected.
+fn observe(world: &World) -> BTreeMap<GroupKey, Members> {
+    let mut groups = BTreeMap::<GroupKey, Members>::new();
+    for function in world.stores.functions.state() {
+        let members = groups.entry(world.group(&function)).or_default();
+        members
+            .functions
+            .insert(function.uid().unwrap_or_default(), function);
+    }
+    for (key, pods) in world.fleet.pods() {
+        groups.entry(key).or_default().pods = pods.into_iter().collect();
+    }
+    for (key, members) in &mut groups {
+        let pool = ObjectRef::new(&key.pool).within(&key.namespace);
+        let pool = world.stores.pools.get(&pool);
+        members.memory = pool.and_then(|pool| memory(&pool));
+    }
+    groups
+}
+
+/// What a pool's pods may hold in instances, in bytes, where they have a limit.
+fn memory(pool: &AgentPool) -> Option<u64> {
+    let limit = pool.spec.resources.as_ref()?.limits.get("memory")?;
+    // A pod with a limit that cannot be read is refused by the API server.
+    convert::whole_quantity(&limit.0).map(guest_bytes)
+}
+
+/// Warm instances that each namespace may have: the lowest of its ResourceQuotas.
+fn quotas(world: &World) -> BTreeMap<String, u64> {
+    let mut quotas = BTreeMap::new();
+    for quota in world.stores.quotas.state() {
+        let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+        let most = hard.and_then(|hard| convert::whole_quantity(&hard.get(QUOTA)?.0));
+        if let Some(most) = most {
+            let namespace = quota.namespace().unwrap_or_default();
+            let lowest = quotas.entry(namespace).or_insert(most);
+            *lowest = most.min(*lowest);
+        }
+    }
+    quotas
+}
+
+/// Takes up what the objects of a group say now. Returns those that have another port than before.
+fn renew<'a>(
+    plans: &mut HashMap<String, Planned>,
+    key: &GroupKey,
+    members: &'a Members,
+) -> BTreeSet<&'a String> {
+    let recorded = |function: &AgentFunction| {
+        let status = function.status.as_ref();
+        status.and_then(|status| u16::try_from(status.port?).ok())
+    };
+    let claims = members
+        .functions
+        .iter()
+        .map(|(uid, function)| ports::Claim {
+            uid,
+            port: plans
+                .get(uid)
+                .and_then(|planned| planned.port)
+                .or(recorded(function)),
+            // A function that leaves keeps its port until it is gone: its callers must not reach another.
+            stays: function.metadata.deletion_timestamp.is_none(),
+        });
+    let ports = ports::assign(&claims.collect::<Vec<_>>(), FUNCTION_PORTS);
+    let mut moved = BTreeSet::new();
+    for (uid, function) in &members.functions {
+        let (made_from, port) = (made_from(function, key), ports.get(uid.as_str()).copied());
+        let planned = plans.entry(uid.clone()).or_default();
+        if planned.made_from.as_ref() == Some(&made_from) && planned.port == port {
+            continue;
+        }
+        if planned.port != port || planned.made_from.is_none() {
+            moved.insert(uid);
+        }
+        let stays = !made_from.is_leaving;
+        let scaling = Scaling::of(&function.spec);
+        let is_usable = stays && scaling.is_ok();
+        planned.placed = port
+            .filter(|_| is_usable)
+            .and_then(|port| placed(function, port));
+        planned.scaling = scaling.ok().flatten().map(Arc::new);
+        (planned.wanted, planned.wanted_by) = (convert::replicas(&function.spec), None);
+        (planned.port, planned.made_from) = (port, Some(made_from));
+    }
+    moved
+}
+
+/// Finds the numbers of those that scale. Returns those that have another one than before.
+fn size<'a>(
+    plans: &mut HashMap<String, Planned>,
+    members: &'a Members,
+    now: Timestamp,
+) -> BTreeSet<&'a String> {
+    let mut sized = BTreeSet::new();
+    for uid in members.functions.keys() {
+        let Some(planned) = plans.get_mut(uid) else {
+            continue;
+        };
+        let Some(scaling) = &planned.scaling else {
+            continue;
+        };
+        let (wanted, word) = scaling.size(&planned.sizer, now);
+        if (planned.wanted, planned.wanted_by) != (wanted, Some(word)) {
+            sized.insert(uid);
+            (planned.wanted, planned.wanted_by) = (wanted, Some(word));
+        }
+    }
+    sized
+}
+
+/// What a pod is told of a function; nothing when its spec cannot be used.
+fn placed(function: &AgentFunction, port: u16) -> Option<Arc<proto::PlacedFunction>> {
+    let converted = convert::function(function, 0).ok()?;
+    let placed = proto::PlacedFunction {
+        function: Some(converted.into()),
+        port: port.into(),
+        ..proto::PlacedFunction::default()
+    };
+    Some(Arc::new(match convert::bundle(&function.spec).ok()? {
+        Bundle::Image(image) => proto::PlacedFunction {
+            image: image.to_owned(),
+            digest: world::pinned(function).unwrap_or_default(),
+            ..placed
+        },
+        Bundle::JavaScript(code) => proto::PlacedFunction {
+            javascript: code.to_owned(),
+            ..placed
+        },
+    }))
+}
+
+/// A group as planning sees it.
+fn group(
+    members: &Members,
+    plans: &HashMap<String, Planned>,
+    costs: &HashMap<String, Cost>,
+) -> Group {
+    let index = |pod: &String| members.pods.binary_search(pod).ok();
+    let function = |uid: &String| {
+        let planned = &plans[uid];
+        let held = planned.targets.iter();
+        let held = held.filter_map(|(pod, target)| Some((index(pod)?, *target)));
+        let scaling = planned.scaling.as_ref();
+        Function {
+            wanted: planned.placed.as_ref().map_or(0, |_| planned.wanted),
+            // What scales was bounded when it was sized.
+            most: u32::MAX,
+            weight: scaling.map_or(NonZeroU32::MIN, |scaling| scaling.weight),
+            instance_bytes: costs.get(uid).map_or(UNKNOWN_BYTES, |cost| cost.bytes),
+            held: held.collect(),
+            demand: scaling.map_or_else(Vec::new, |_| {
+                let pods = members.pods.iter().map(String::as_str);
+                planned.sizer.demand(planned.wanted, pods)
+            }),
+        }
+    };
+    Group {
+        pods: vec![
+            Pod {
+                memory: members.memory
+            };
+            members.pods.len()
+        ],
+        functions: members.functions.keys().map(function).collect(),
+    }
+}
+
+/// Keeps a group's plan and tells its pods. Returns the functions of which fewer or more are missing than before.
+fn apply<'a>(
+    world: &World,
+    plans: &mut HashMap<String, Planned>,
+    members: &'a Members,
+    placements: Vec<Placement>,
+) -> Vec<(&'a String, &'a Arc<AgentFunction>)> {
+    let mut wanted: Vec<Vec<(&str, Told)>> = vec![Vec::new(); members.pods.len()];
+    let mut touched = Vec::new();
+    for ((uid, function), placement) in members.functions.iter().zip(placements) {
+        let Some(planned) = plans.get_mut(uid) else {
+            continue;
+        };
+        if let Some(placed) = &planned.placed {
+            let mut targets = placement.targets.iter().peekable();
+            for (index, wanted) in wanted.iter_mut().enumerate() {
+                let target = targets.next_if(|(pod, _)| *pod == index);
+                let told = Told {
+                    placed: placed.clone(),
+                    target: target.map_or(0, |(_, target)| *target),
+                };
+                wanted.push((uid, told));
+            }
+        }
+        if planned.short != placement.short {
+            touched.push((uid, function));
+        }
+        planned.short = placement.short;
+        let targets = placement.targets.iter();
+        let targets = targets.map(|(pod, target)| (members.pods[*pod].clone(), *target));
+        planned.targets = targets.collect();
+    }
+    for (pod, wanted) in members.pods.iter().zip(wanted) {
+        world.fleet.tell(pod, &wanted);
+    }
+    touched
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::fake;
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+
+    type Messages = mpsc::Receiver<proto::FromOperator>;
+
+    fn now() -> Timestamp {
+        "2026-03-02T08:00:00Z".parse().unwrap()
+    }
+
+    fn connected(world: &World, pod: &str) -> (u64, Messages) {
+        world.connect(fake::pod(pod))
+    }
+
+    /// The targets that a pod was told, by the function's name, and the ports.
+    fn told(messages: &mut Messages) -> BTreeMap<String, (u32, u32)> {
+        let mut told = BTreeMap::new();
+        while let Ok(message) = messages.try_recv() {
+            if message.snapshot {
+                told.clear();
+            }
+            for placed in message.functions {
+                let function = placed.function.unwrap();
+                told.insert(function.r#ref.unwrap().name, (function.target, placed.port));
+            }
+            for uid in message.remove {
+                told.remove(uid.trim_start_matches("uid-"));
+            }
+        }
+        told
+    }
+
+    fn targets(messages: &mut Messages) -> BTreeMap<String, u32> {
+        let told = told(messages).into_iter();
+        told.map(|(name, (target, _))| (name, target)).collect()
+    }
+
+    fn expected(targets: &[(&str, u32)]) -> BTreeMap<String, u32> {
+        let targets = targets.iter();
+        targets
+            .map(|(name, target)| ((*name).to_owned(), *target))
+            .collect()
+    }
+
+    #[test]
+    fn every_pod_holds_every_function_and_instances_are_shared_out() {
+        let functions = [("a", 4), ("b", 1)];
+        let functions =
+            functions.map(|(name, replicas)| fake::function(name, json!({"replicas": replicas})));
+        let world = fake::world(&functions, &[], &[]);
+        let (_, mut one) = connected(&world, "one");
+        assert!(!round(&world, now()));
+        let first = told(&mut one);
+        assert_eq!(first["a"].0 + first["b"].0, 5);
+        assert!(first["a"].1 != first["b"].1 && FUNCTION_PORTS.contains(&(first["a"].1 as u16)));
+        assert_eq!(
+            world.plans.port("uid-a").flatten().map(u32::from),
+            Some(first["a"].1)
+        );
+
+        let (serial, mut two) = connected(&world, "two");
+        assert!(round(&world, now()));
+        while round(&world, now()) {}
+        assert_eq!(told(&mut one)["a"], (2, first["a"].1));
+        assert_eq!(told(&mut two)["a"], (2, first["a"].1));
+
+        world.disconnect("two", serial);
+        assert!(!round(&world, now()));
+        assert_eq!(told(&mut one)["a"].0, 4);
+        // Nothing changed: nobody is told anything.
+        assert!(!round(&world, now()) && told(&mut one).is_empty());
+    }
+
+    #[test]
+    fn a_function_that_leaves_is_held_nowhere_and_keeps_its_port() {
+        let mut leaving = fake::function("a", json!({}));
+        leaving["metadata"]["deletionTimestamp"] = "2026-03-02T08:00:00Z".into();
+        leaving["status"] = json!({"port": 20000});
+        let world = fake::world(&[leaving, fake::function("b", json!({}))], &[], &[]);
+        let (_, mut pod) = connected(&world, "one");
+        round(&world, now());
+        assert_eq!(world.plans.port("uid-a"), Some(Some(20000)));
+        let told = told(&mut pod);
+        assert!(!told.contains_key("a") && told["b"].1 != 20000);
+    }
+
+    fn pool(memory: &str) -> Value {
+        json!({
+            "apiVersion": "hearth.dev/v1alpha1",
+            "kind": "AgentPool",
+            "metadata": {"name": "default", "namespace": "n", "uid": "p"},
+            "spec": {"resources": {"limits": {"memory": memory}}},
+        })
+    }
+
+    #[test]
+    fn what_finds_no_room_says_so() {
+        let functions = [("a", 2), ("b", 50)];
+        let functions =
+            functions.map(|(name, replicas)| fake::function(name, json!({"replicas": replicas})));
+        // 40 Mi are for guests, and nobody knows yet that an instance needs more than one.
+        let world = fake::world(&functions, &[pool("64Mi")], &[]);
+        let (serial, mut pod) = connected(&world, "one");
+        round(&world, now());
+        assert_eq!(targets(&mut pod), expected(&[("a", 2), ("b", 38)]));
+        assert_eq!(world.plans.short("uid-a"), None);
+        assert_eq!(world.plans.short("uid-b"), Some((Short::Memory, 38)));
+        let report = proto::FunctionReport {
+            r#ref: Some(proto::FunctionRef {
+                uid: "uid-b".to_owned(),
+                ..proto::FunctionRef::default()
+            }),
+            instance_bytes: 2 << 20,
+            ..proto::FunctionReport::default()
+        };
+        let report = proto::Report {
+            functions: vec![report],
+            ..proto::Report::default()
+        };
+        world.report("one", serial, report);
+        round(&world, now());
+        assert_eq!(targets(&mut pod), expected(&[("b", 19)]));
+    }
+
+    #[test]
+    fn a_namespaces_quota_is_shared() {
+        let functions = ["a", "b"].map(|name| fake::function(name, json!({"replicas": 8})));
+        let quota = |hard: Value| {
+            json!({
+                "apiVersion": "v1",
+                "kind": "ResourceQuota",
+                "metadata": {"name": hard.to_string(), "namespace": "n"},
+                "spec": {"hard": hard},
+            })
+        };
+        let quotas = [
+            quota(json!({"pods": "1"})),
+            quota(json!({QUOTA: "10"})),
+            quota(json!({QUOTA: "1k"})),
+        ];
+        let world = fake::world(&functions, &[], &quotas);
+        let (_, mut pod) = connected(&world, "one");
+        round(&world, now());
+        assert_eq!(targets(&mut pod), expected(&[("a", 5), ("b", 5)]));
+        assert_eq!(world.plans.short("uid-a"), Some((Short::Quota, 5)));
+    }
+
+    #[test]
+    fn calls_raise_the_number_where_they_are() {
+        let scaling = json!({"replicas": 2, "scaling": {"maxReplicas": 9, "policy": "Reactive"}});
+        let world = fake::world(&[fake::function("a", scaling)], &[], &[]);
+        let (serial, mut one) = connected(&world, "one");
+        let (_, mut two) = connected(&world, "two");
+        round(&world, now());
+        assert_eq!(targets(&mut one), expected(&[("a", 1)]));
+        assert_eq!(world.plans.wanted("uid-a"), Some((2, Some("Replicas"))));
+        let report = |count| {
+            let function = proto::FunctionReport {
+                r#ref: Some(proto::FunctionRef {
+                    uid: "uid-a".to_owned(),
+                    ..proto::FunctionRef::default()
+                }),
+                instance_bytes: 1 << 20,
+                start_us: 300_000,
+                calls: vec![proto::CallCount {
+                    outcome: "answered".to_owned(),
+                    start: "hit".to_owned(),
+                    count,
+                }],
+                ..proto::FunctionReport::default()
+            };
+            let functions = vec![function];
+            world.report(
+                "one",
+                serial,
+                proto::Report {
+                    functions,
+                    ..proto::Report::default()
+                },
+            );
+        };
+        report(0);
+        assert!(!tick(&world, 1.0, now()));
+        report(8);
+        assert!(tick(&world, 1.0, now()));
+        while round(&world, now()) {}
+        // Eight at once, and what comes above that in one of a hundred cases; no more than the maximum.
+        assert_eq!(world.plans.wanted("uid-a"), Some((9, Some("Maximum"))));
+        assert_eq!(targets(&mut one), expected(&[("a", 8)]));
+        assert!(targets(&mut two)["a"] == 1);
+    }
+
+    #[test]
+    fn ten_thousand_functions_are_planned_within_a_second() {
+        let functions: Vec<_> = (0..10_000)
+            .map(|index| fake::function(&format!("f{index:04}"), json!({"replicas": 2})))
+            .collect();
+        let world = fake::world(&functions, &[], &[]);
+        let mut pods: Vec<_> = (0..10)
+            .map(|pod| connected(&world, &format!("p{pod}")))
+            .collect();
+        round(&world, now());
+        let sum: u32 = pods
+            .iter_mut()
+            .map(|(_, pod)| targets(pod).values().sum::<u32>())
+            .sum();
+        assert_eq!(sum, 20_000);
+        let started = Instant::now();
+        round(&world, now());
+        assert!(
+            started.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            started.elapsed()
+        );
+    }
+}
