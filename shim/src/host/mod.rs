@@ -280,12 +280,13 @@ impl Actor {
                     }
                     None => self.binary.started(),
                 }
+                self.up = Some((number, fingerprint.clone()));
+                self.advance_all().await;
+                // In this order: who sees that an engine is up sees no report that says it is not.
                 self.publish.send_modify(|board| {
                     board.down = None;
-                    board.fingerprint.clone_from(&fingerprint);
+                    board.fingerprint = fingerprint;
                 });
-                self.up = Some((number, fingerprint));
-                self.advance_all().await;
             }
             Event::Down(death) => {
                 self.up = None;
