@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authorization::v1::{
-    NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -18,8 +18,8 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 /// Answers that are remembered at most; above that all are forgotten.
 const ANSWERS: usize = 4096;
 
-/// Who asks for which path.
-type Question = (User, String);
+/// Who asks for what.
+type Question = (User, Route);
 /// When it was answered, and why not, if not.
 type Answer = (Instant, Option<String>);
 
@@ -38,7 +38,8 @@ impl Access {
         }
     }
 
-    /// Why a user may not read what is behind a path; `None` when it may.
+    /// Why a user may not read something; `None` when it may. Discovery says the same of every installation: whom the API server
+    /// names may read it.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -46,9 +47,11 @@ impl Access {
         &self,
         user: &User,
         route: &Route,
-        path: &str,
     ) -> Result<Option<String>, kube::Error> {
-        let question = (user.clone(), path.to_owned());
+        let Some(attributes) = attributes(route) else {
+            return Ok(None);
+        };
+        let question = (user.clone(), route.clone());
         let now = Instant::now();
         let known = self.answers().get(&question).cloned();
         if let Some((at, answer)) = known
@@ -58,7 +61,7 @@ impl Access {
         }
         let reviews: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let review = reviews
-            .create(&PostParams::default(), &review(user, route, path))
+            .create(&PostParams::default(), &review(user, attributes))
             .await?;
         let status = review.status.unwrap_or_default();
         let answer = match status.allowed && status.denied != Some(true) {
@@ -78,41 +81,38 @@ impl Access {
     }
 }
 
-fn review(user: &User, route: &Route, path: &str) -> SubjectAccessReview {
-    let verb = Some("get".to_owned());
-    let mut spec = SubjectAccessReviewSpec {
-        user: Some(user.name.clone()),
-        uid: (!user.uid.is_empty()).then(|| user.uid.clone()),
-        groups: Some(user.groups.clone()),
-        extra: Some(user.extra.iter().cloned().collect::<BTreeMap<_, _>>()),
-        ..SubjectAccessReviewSpec::default()
+/// What a user must be allowed to get; nothing for discovery.
+fn attributes(route: &Route) -> Option<ResourceAttributes> {
+    let Route::Metric {
+        namespace,
+        name,
+        metric,
+    } = route
+    else {
+        return None;
     };
-    match route {
-        Route::Metric {
-            namespace,
-            name,
-            metric,
-        } => {
-            spec.resource_attributes = Some(ResourceAttributes {
-                group: Some(GROUP.to_owned()),
-                version: Some(VERSION.to_owned()),
-                resource: Some(RESOURCE.to_owned()),
-                subresource: Some(metric.clone()),
-                namespace: Some(namespace.clone()),
-                name: Some(name.clone()),
-                verb,
-                ..ResourceAttributes::default()
-            });
-        }
-        Route::Groups | Route::Group | Route::Version => {
-            spec.non_resource_attributes = Some(NonResourceAttributes {
-                path: Some(path.to_owned()),
-                verb,
-            });
-        }
-    }
+    Some(ResourceAttributes {
+        group: Some(GROUP.to_owned()),
+        version: Some(VERSION.to_owned()),
+        resource: Some(RESOURCE.to_owned()),
+        subresource: Some(metric.clone()),
+        namespace: Some(namespace.clone()),
+        name: Some(name.clone()),
+        verb: Some("get".to_owned()),
+        ..ResourceAttributes::default()
+    })
+}
+
+fn review(user: &User, attributes: ResourceAttributes) -> SubjectAccessReview {
     SubjectAccessReview {
-        spec,
+        spec: SubjectAccessReviewSpec {
+            user: Some(user.name.clone()),
+            uid: (!user.uid.is_empty()).then(|| user.uid.clone()),
+            groups: Some(user.groups.clone()),
+            extra: Some(user.extra.iter().cloned().collect::<BTreeMap<_, _>>()),
+            resource_attributes: Some(attributes),
+            ..SubjectAccessReviewSpec::default()
+        },
         ..SubjectAccessReview::default()
     }
 }

@@ -15,11 +15,13 @@ use crate::world::World;
 pub(super) const GROUP: &str = "custom.metrics.k8s.io";
 /// Version of the API.
 pub(super) const VERSION: &str = "v1beta2";
+/// Content type of a discovery document about everything.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 /// The resource whose metrics there are, with its group.
 pub(super) const RESOURCE: &str = "agentfunctions.hearth.dev";
 
 /// What a path stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Route {
     /// `/apis`
     Groups,
@@ -77,36 +79,62 @@ impl Route {
 pub(super) fn answer(world: &World, route: &Route, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let version = json!({"groupVersion": format!("{GROUP}/{VERSION}"), "version": VERSION});
     let group = json!({"name": GROUP, "versions": [version], "preferredVersion": version});
-    match route {
-        // Asked for one document about everything, the API server takes this for "ask for each".
-        Route::Groups if accepts_aggregated(headers) => status(
-            StatusCode::NOT_ACCEPTABLE,
-            "NotAcceptable",
-            "discovery is by group and version",
-        ),
-        Route::Groups => respond(
-            StatusCode::OK,
-            &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]}),
-        ),
+    let body = match route {
+        Route::Groups if accepts_aggregated(headers) => {
+            let mut response = respond(StatusCode::OK, &aggregated());
+            let content = header::HeaderValue::from_static(AGGREGATED);
+            response.headers_mut().insert(header::CONTENT_TYPE, content);
+            return response;
+        }
+        Route::Groups => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]}),
         Route::Group => {
             let mut group = group;
             group["kind"] = "APIGroup".into();
             group["apiVersion"] = "v1".into();
-            respond(StatusCode::OK, &group)
+            group
         }
-        Route::Version => respond(StatusCode::OK, &resources()),
+        Route::Version => resources(),
         Route::Metric {
             namespace,
             name,
             metric,
-        } => values(world, namespace, name, metric),
-    }
+        } => return values(world, namespace, name, metric),
+    };
+    respond(StatusCode::OK, &body)
 }
 
 fn accepts_aggregated(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter();
     let mut accepted = accepted.filter_map(|value| value.to_str().ok());
-    accepted.any(|value| value.contains("as=APIGroupDiscoveryList"))
+    accepted.any(|value| value.contains(AGGREGATED))
+}
+
+/// All that there is, in one document. Without it the API server calls the group stale, and then neither autoscalers find it
+/// nor do namespaces end.
+fn aggregated() -> Value {
+    let subresources = METRICS.map(|(metric, _, _)| {
+        json!({
+            "subresource": metric,
+            "responseKind": {"group": GROUP, "version": VERSION, "kind": "MetricValueList"},
+            "verbs": ["get"],
+        })
+    });
+    let resource = json!({
+        "resource": RESOURCE,
+        // An empty kind: there is nothing to read at the resource itself.
+        "responseKind": {"group": "", "version": "", "kind": ""},
+        "scope": "Namespaced",
+        "singularResource": "",
+        "verbs": [],
+        "subresources": subresources,
+    });
+    let version = json!({"version": VERSION, "resources": [resource], "freshness": "Current"});
+    json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": [{"metadata": {"name": GROUP}, "versions": [version]}],
+    })
 }
 
 fn resources() -> Value {

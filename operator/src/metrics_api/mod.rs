@@ -136,7 +136,7 @@ impl Api {
         let Some(route) = answer::Route::of(path, request.uri().query()) else {
             return answer::not_found("there is no such path");
         };
-        match self.access.may(&user, &route, path).await {
+        match self.access.may(&user, &route).await {
             Ok(None) => answer::answer(&self.world, &route, request.headers()),
             Ok(Some(reason)) => answer::forbidden(&user.name, path, &reason),
             Err(error) => answer::unavailable(&format!("access cannot be reviewed: {error}")),

@@ -286,12 +286,11 @@ async fn groups_and_extra_fields_of_the_user_are_reviewed() {
         ("X-Remote-Extra-Example.com%2fKey", "v"),
     ];
     let proxy = served.authority.client("front-proxy-client");
-    served.ask(Some(proxy), &headers, BASE).await;
+    let path = metric("f", "hearth_queued");
+    served.ask(Some(proxy), &headers, &path).await;
     let spec = &served.asked.lock().unwrap()[0]["spec"].clone();
     assert_eq!(spec["groups"], json!(["one", "two"]));
     assert_eq!(spec["extra"], json!({"example.com/key": ["v"]}));
-    let path = json!({"path": BASE, "verb": "get"});
-    assert_eq!(spec["nonResourceAttributes"], path);
 }
 
 #[tokio::test]
@@ -316,16 +315,24 @@ async fn discovery_names_every_metric() {
     );
     let (_, groups) = served.get("alice", "/apis").await;
     assert_eq!(groups["groups"][0]["name"], "custom.metrics.k8s.io");
+    // The API server asks as itself, in no group, for one document about everything.
     let proxy = served.authority.client("front-proxy-client");
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList;profile=nopeer,application/json";
     let headers = [
-        ("X-Remote-User", "alice"),
-        (
-            "Accept",
-            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        ),
+        ("X-Remote-User", "system:kube-aggregator"),
+        ("Accept", accept),
     ];
-    let (status, _) = served.ask(Some(proxy), &headers, "/apis").await;
-    assert_eq!(status, 406);
+    let (status, list) = served.ask(Some(proxy), &headers, "/apis").await;
+    assert_eq!(
+        (status, &list["kind"]),
+        (200, &json!("APIGroupDiscoveryList"))
+    );
+    let resource = &list["items"][0]["versions"][0]["resources"][0];
+    assert_eq!(
+        resource["subresources"][0]["subresource"],
+        "hearth_in_flight"
+    );
+    assert!(served.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

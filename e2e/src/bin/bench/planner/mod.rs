@@ -14,6 +14,9 @@ use hearth_planner::{Function, Group, Namespace, Pod};
 use replay::{Outcome, Sizing, replay};
 use traces::{DAY, Trace};
 
+/// Makes a set of traces.
+type Make = fn() -> Vec<Trace>;
+
 /// The policy that others stand beside, and the one that a function without `policy` has.
 const PEER: &str = "Reactive";
 const DEFAULT: &str = "Predictive";
@@ -22,7 +25,7 @@ const RUNS: usize = 5;
 
 /// Plays all traces and plans; `say` hears each figure when it is there.
 pub(crate) fn run(say: impl Fn(&Figure)) {
-    let makes: [(&str, fn() -> Vec<Trace>); 4] = [
+    let makes: [(&str, Make); 4] = [
         ("diurnal", traces::diurnal),
         ("bursty", traces::bursty),
         ("Zipf", traces::zipf),
