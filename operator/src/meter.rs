@@ -175,7 +175,11 @@ impl Meter {
         for (uid, tick) in ticks {
             let metered = match functions.get_mut(uid) {
                 Some(metered) => metered,
-                None => functions.entry(uid.to_owned()).or_default(),
+                None => functions.entry(uid.to_owned()).or_insert_with(|| Metered {
+                    // Until the window is full, it reaches back to the first call.
+                    past: VecDeque::from([Sums::default()]),
+                    ..Metered::default()
+                }),
             };
             metered.quiet = 0;
             let sums = &mut metered.sums;
@@ -320,7 +324,7 @@ mod tests {
     fn what_ended_is_forgotten_after_the_window() {
         let meter = Meter::default();
         meter.tick(1.0, [("f", &tick(15, 0, 3))]);
-        for _ in 0..WINDOW.as_secs() + STRIDE {
+        for _ in 1..WINDOW.as_secs() + STRIDE {
             meter.tick(1.0, []);
         }
         assert_eq!(meter.read("f"), Reading::default());
