@@ -24,6 +24,8 @@ const BATCH: u32 = 8;
 const LOOK: Duration = Duration::from_millis(50);
 /// Most changes to an example.
 const EDITS: usize = 8;
+/// Attempts at a smaller input that fails too.
+const SHRINKS: u32 = 10_000;
 /// Longest input that is no changed example, in bytes.
 const RANDOM_BYTES: usize = 256;
 
@@ -47,6 +49,7 @@ pub fn bytes(target: &str, examples: &[&[u8]], check: impl Fn(&[u8])) {
         let config = Config {
             cases: batch,
             failure_persistence: None,
+            max_shrink_iters: SHRINKS,
             ..Config::default()
         };
         let ran = TestRunner::new(config).run(&inputs, |Input(input)| {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::images::Build;
 
 /// Which of our crates each of our crates may use.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("hearth-contract", &[]),
     ("hearth-api", &["hearth-contract"]),
     ("hearth-wasm-host", &["hearth-contract"]),
