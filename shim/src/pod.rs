@@ -23,7 +23,7 @@ use crate::last_words::LastWords;
 use crate::logs::Logs;
 use crate::process::Network;
 use crate::spec::{Kind, Resources, Spec, annotation, classify};
-use crate::state_file;
+use crate::state_file::{self, StateFile};
 use crate::workload::{Ended, Surroundings, Workload};
 
 /// Containers that one pod may have: init containers that ended are deleted before the next starts, so this is far
@@ -357,6 +357,8 @@ impl Pod {
     async fn ended(&self, container: &Container, ended: Ended) {
         // The engine is being killed; when the group can be removed, it is gone.
         container.remove_cgroup().await;
+        // Before the exit is told: who cleans up after that must not take it for the end of the shim.
+        StateFile::in_bundle(&container.bundle).clear();
         container.last_words.say(&ended.message);
         if ended.out_of_memory {
             self.events

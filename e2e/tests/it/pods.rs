@@ -218,7 +218,7 @@ pub(crate) async fn what_a_guest_cannot_be_given_stops_its_pod_with_a_reason(
             "securityContext: {capabilities: {add: [SYS_ADMIN]}}",
             "CAP_SYS_ADMIN",
         ),
-        ("terminal", "tty: true", "terminal"),
+        ("console", "tty: true", "terminal"),
     ] {
         let volumes = "  volumes: [{name: config, configMap: {name: agent}}]\n";
         cx.apply(&format!("{}      {container}\n{volumes}", pod(name, HELLO)))?;
