@@ -154,6 +154,10 @@ impl GuestBody {
         if frame.is_pending() && self.guest.poll_ended(cx).is_ready() {
             // What it wrote last may have come in between.
             frame = Pin::new(&mut self.inner).poll_frame(cx);
+            if frame.is_pending() && self.is_whole() {
+                // It has no more to say than the head promised, whether or not it closes its body.
+                return Poll::Ready(None);
+            }
             if frame.is_pending() {
                 // Its instance may be kept: nothing else would end the call.
                 let problem = "the guest ended and left the answer's body open";
