@@ -17,7 +17,7 @@ use crate::support::{self, HELLO, METRICS, is_warm};
 
 /// The engine's program, and where it is on a node.
 const ENGINE: &str = "hearth-engine";
-const BIN: &str = "/opt/hearth/bin";
+const BIN: &str = hearth_cluster::node::BIN_DIRECTORY;
 
 /// Where the operator is.
 const NAMESPACE: &str = "hearth-system";
