@@ -83,13 +83,13 @@ pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
             .iter()
             .filter_map(|pod| pod.uid().map(|uid| format!("pod{uid}")))
             .collect();
-        // Pods of other runtimes, which come and go beside, have groups of their own.
-        let is_of_a_pod = |group: &&PathBuf| {
+        // Pods of other runtimes, which come and go beside, have groups of their own, and kubelet some for all pods.
+        let is_left = |group: &&PathBuf| {
             let group = group.to_string_lossy();
-            there.iter().any(|uid| group.contains(uid))
+            group.contains("/pod") && !there.iter().any(|uid| group.contains(uid))
         };
         let more = traces.control_groups.difference(&before.control_groups);
-        let left: Vec<_> = more.filter(|group| !is_of_a_pod(group)).collect();
+        let left: Vec<_> = more.filter(is_left).collect();
         let counts = |traces: &Traces| {
             let processes = (traces.shims, traces.engines);
             (processes, traces.sockets, traces.mounts, traces.bundles)

@@ -251,7 +251,12 @@ async fn instances_that_wait_make_room_for_calls() {
     engine.report("second", |report| report.warm == 5).await;
     // So that the second is the one that was called longest ago.
     assert_eq!(get(first, "/").await.status, 200);
-    engine.report("first", |report| report.warm == 5).await;
+    // Not what was said before that call.
+    engine
+        .report("first", |report| {
+            report.warm == 5 && ended(report, "answered") == 1
+        })
+        .await;
     let third = engine.place(Guest::Hello, function("third", warm(0))).await;
     let answer = get(third, "/").await;
     assert_eq!((answer.status, answer.outcome), (200, None));

@@ -272,7 +272,13 @@ impl Node {
     pub(crate) async fn engine_pid(&self, id: &str, before: &[u32]) -> u32 {
         eventually("an engine", || {
             let pids = self.pod.container(id).ok()?.pids();
-            pids.into_iter().skip(1).find(|pid| !before.contains(pid))
+            // A compile helper may still be going.
+            let runs = |pid: &u32| {
+                let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                words.ends_with(b"\0run\0")
+            };
+            let mut engines = pids.into_iter().skip(1).filter(runs);
+            engines.find(|pid| !before.contains(pid))
         })
         .await
     }
