@@ -181,9 +181,11 @@ async fn a_body_that_is_not_finished_is_no_answer() {
         wanted.reuse = reuse;
         let address = engine.place(Guest::Conform, wanted).await;
         for (path, count) in [("/abandon", 1), ("/open", 2)] {
-            let answer = get(address, path).await;
-            let said = (answer.status, answer.outcome.as_deref());
-            assert_eq!(said, (500, Some("trapped")), "{name} {path}");
+            // A guest that is slow, as on a busy machine, ends after the head is on its way: then the answer breaks off.
+            let response = send(address, "GET", path, Empty::<Bytes>::new()).await;
+            let status = response.status();
+            let is_whole = rest(response.into_body()).await.is_ok();
+            assert_eq!(is_whole, status == 500, "{name} {path}: {status}");
             engine
                 .report(name, |report| ended(report, "trapped") == count)
                 .await;
