@@ -3,17 +3,21 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::world::World;
+
+/// Pause after accepting failed, which is when descriptors run out: the next try would fail at once too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -28,18 +32,7 @@ pub(crate) struct Answers {
 
 /// Answers until `stop`.
 pub(crate) async fn serve(listener: TcpListener, answers: Answers, stop: CancellationToken) {
-    loop {
-        let stream = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
-        };
+    while let Some(stream) = accept(&listener, &stop).await {
         let answers = answers.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let answers = answers.clone();
@@ -52,6 +45,23 @@ pub(crate) async fn serve(listener: TcpListener, answers: Answers, stop: Cancell
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
+    }
+}
+
+/// The next connection, or nothing once `stop` is set.
+pub(crate) async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return None,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => return Some(stream),
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 

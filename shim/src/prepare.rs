@@ -149,9 +149,13 @@ impl Preparer {
             let digests = [environment, digest].map(|hex| format!("sha256:{hex}"));
             Ok((file, bundle::sealed(code.as_bytes())?, digests))
         };
-        let (file, module, [environment, digest]) = blocking(read)
-            .await
-            .map_err(|error| Failure::node("reading the JavaScript environment", error))?;
+        let (file, module, [environment, digest]) = blocking(read).await.map_err(|error| {
+            let path = self.javascript.display();
+            Failure::node(
+                &format!("reading the JavaScript environment, which the installer puts at {path}"),
+                error,
+            )
+        })?;
         let prepared = match self.lookup(fingerprint, &environment).await? {
             Some(artifact) => self.found(fingerprint, environment, artifact, 0),
             None => {

@@ -191,7 +191,7 @@ where
                     format!("the guest answered with {status}, which no answer ends with");
                 return Err((Outcome::Trapped, problem));
             }
-            let guest = Guest(work.map(tokio::spawn));
+            let guest = Guest::new(work.map(tokio::spawn));
             let limit = limits.response_body_bytes;
             let promised = content_length(response.headers());
             if promised.unwrap_or(response.body().size_hint().lower()) > limit && !is_head {

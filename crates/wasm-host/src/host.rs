@@ -325,7 +325,6 @@ impl Host {
         let mut entries = self.entries();
         let before = entries.remove(&uid);
         if before.is_none() {
-            let key = &placed.function.key;
             self.shared.metrics.lost(key, placed.calls_lost);
         }
         let tally = before

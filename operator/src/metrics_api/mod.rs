@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use register::Registration;
 
+use crate::http::accept;
 use crate::tls::Certificates;
 use crate::world::World;
 use access::Access;
@@ -69,16 +70,8 @@ impl Api {
             let Ok(place) = places.clone().acquire_owned().await else {
                 return;
             };
-            let stream = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(%error, "accept failed");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                },
+            let Some(stream) = accept(&listener, &stop).await else {
+                return;
             };
             let (api, stop) = (self.clone(), stop.clone());
             tokio::spawn(async move {

@@ -20,19 +20,30 @@ const AHEAD: usize = 4;
 
 /// What is left of a guest after the head of its answer: nothing, or a task that ends when this is dropped, unless it was
 /// let go.
-pub(super) struct Guest(pub(super) Option<JoinHandle<Option<()>>>);
+pub(super) struct Guest {
+    task: Option<JoinHandle<Option<()>>>,
+    is_let_go: bool,
+}
 
 impl Guest {
+    pub(super) fn new(task: Option<JoinHandle<Option<()>>>) -> Self {
+        Self {
+            task,
+            is_let_go: false,
+        }
+    }
+
+    /// It goes on whoever reads, and is known to have ended only when it has.
     fn let_go(&mut self) {
-        self.0 = None;
+        self.is_let_go = true;
     }
 
     /// Ready when nothing is left of it.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(task) = &mut self.0 {
+        if let Some(task) = &mut self.task {
             // How it ended is the call's outcome.
             let _ = ready!(Pin::new(task).poll(cx));
-            self.0 = None;
+            self.task = None;
         }
         Poll::Ready(())
     }
@@ -40,7 +51,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
+        if let Some(task) = self.task.take_if(|_| !self.is_let_go) {
             task.abort();
         }
     }
@@ -154,11 +165,10 @@ impl GuestBody {
         if frame.is_pending() && self.guest.poll_ended(cx).is_ready() {
             // What it wrote last may have come in between.
             frame = Pin::new(&mut self.inner).poll_frame(cx);
-            if frame.is_pending() && self.is_whole() {
-                // It has no more to say than the head promised, whether or not it closes its body.
-                return Poll::Ready(None);
-            }
             if frame.is_pending() {
+                if self.is_whole() {
+                    return Poll::Ready(None);
+                }
                 // Its instance may be kept: nothing else would end the call.
                 let problem = "the guest ended and left the answer's body open";
                 return Poll::Ready(Some(Err(self.broken(Outcome::Trapped, problem))));
