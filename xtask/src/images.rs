@@ -84,6 +84,17 @@ impl Build {
     fn bare_cargo(&self) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.repository);
+        // What cargo told this program of its own package. Build scripts that ask to be run again when it changes would
+        // be, and much with them, whenever somebody calls cargo by hand in between.
+        for (name, _) in std::env::vars_os() {
+            let told = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+            if told
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+            {
+                command.env_remove(name);
+            }
+        }
         command
     }
 
