@@ -193,6 +193,8 @@ pub async fn exchange(
         .header(http::header::HOST, address)
         .body(Empty::<Bytes>::new())?;
     let answered = async {
+        // After the last byte of an answer the connection may not have looked at its end yet.
+        connection.ready().await.ok()?;
         let response = connection.send_request(request).await.ok()?;
         let status = response.status();
         response.into_body().collect().await.ok()?;

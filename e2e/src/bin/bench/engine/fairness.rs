@@ -95,6 +95,7 @@ async fn beside(
     mut load: JoinSet<Result<()>>,
 ) -> Result<Figure> {
     let measured = p99(good).await;
+    let measured = measured.with_context(|| format!("beside a function that {what}"));
     load.abort_all();
     while let Some(ended) = load.join_next().await {
         match ended {
