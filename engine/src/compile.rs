@@ -54,15 +54,17 @@ fn bound(request: &CompileRequest) -> Result<()> {
         .as_secs()
         .max(1);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    for (resource, limit) in [
-        (Resource::Cpu, seconds * cores),
-        (Resource::As, ADDRESS_SPACE),
+    let processor = seconds * cores;
+    // At the first the process is told (SIGXCPU), which ends it with a signal that says why; at the second it is killed.
+    for (resource, current, maximum) in [
+        (Resource::Cpu, processor, processor + 1),
+        (Resource::As, ADDRESS_SPACE, ADDRESS_SPACE),
     ] {
         setrlimit(
             resource,
             Rlimit {
-                current: Some(limit),
-                maximum: Some(limit),
+                current: Some(current),
+                maximum: Some(maximum),
             },
         )
         .with_context(|| format!("set the limit {resource:?}"))?;

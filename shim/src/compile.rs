@@ -1,11 +1,16 @@
 //! One run of the confined compile helper.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use hearth_contract::FailureReason;
 use hearth_contract::proto::{self, BundleInput, Compiled, compile_result};
+use rustix::process::Signal;
+use tokio::process::Child;
 
 use crate::artifact::Draft;
 use crate::bundle::Failure;
@@ -30,20 +35,54 @@ pub async fn run(
         .map_err(|error| Failure::node("starting the compile helper", error))?;
     let answer = ask(&process, cgroup, input, inputs, draft, deadline).await;
     // It may still hold the draft open for writing, so it must be gone before anybody trusts the file.
-    if let Err(error) = process.child.kill().await {
-        return Err(Failure::node("ending the compile helper", error));
-    }
+    let ended = match end(&mut process.child).await {
+        Ok(ended) => ended,
+        Err(error) => return Err(Failure::node("ending the compile helper", error)),
+    };
     match answer {
         Ok(Some(result)) => decode(result),
         Ok(None) if cgroup.map_or(0, Cgroup::oom_kills) > kills_before => Err(Failure::new(
             FailureReason::CompileLimit,
             "compiling needed more memory than the container's limit; raise the limit or make the bundle smaller",
         )),
-        Ok(None) => Err(Failure::new(
-            FailureReason::NodeFault,
-            "the compile helper ended without an answer; its log is in containerd's",
-        )),
+        Ok(None) => Err(unanswered(ended, deadline)),
         Err(failure) => Err(failure),
+    }
+}
+
+/// Ends a helper that has not ended, and says how it did.
+async fn end(helper: &mut Child) -> io::Result<ExitStatus> {
+    if let Some(ended) = helper.try_wait()? {
+        return Ok(ended);
+    }
+    helper.start_kill()?;
+    helper.wait().await
+}
+
+/// Why a helper that was not killed from here ended without a word: it sets itself limits that the kernel holds.
+fn unanswered(ended: ExitStatus, deadline: Duration) -> Failure {
+    let smaller = "make the bundle smaller, or split its largest functions";
+    match ended.signal().and_then(Signal::from_named_raw) {
+        Some(Signal::XCPU) => Failure::new(
+            FailureReason::CompileLimit,
+            format!(
+                "compiling took all the processor time that {} s have; {smaller}",
+                deadline.as_secs()
+            ),
+        ),
+        // Where Rust's allocator finds no memory.
+        Some(Signal::ABORT) => Failure::new(
+            FailureReason::CompileLimit,
+            format!(
+                "compiling needed more address space than the compile helper may have; {smaller}"
+            ),
+        ),
+        _ => Failure::new(
+            FailureReason::NodeFault,
+            format!(
+                "the compile helper ended without an answer ({ended}); its log is in containerd's"
+            ),
+        ),
     }
 }
 
@@ -99,5 +138,24 @@ fn decode(result: proto::CompileResult) -> Result<Compiled, Failure> {
             FailureReason::NodeFault,
             "the compile helper sent an empty answer",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_that_its_limits_ended_is_the_bundles_fault() {
+        for (signal, reason, word) in [
+            (Signal::XCPU, FailureReason::CompileLimit, "5 s"),
+            (Signal::ABORT, FailureReason::CompileLimit, "address space"),
+            (Signal::SEGV, FailureReason::NodeFault, "log"),
+        ] {
+            let ended = ExitStatus::from_raw(signal.as_raw());
+            let failure = unanswered(ended, Duration::from_secs(5));
+            assert_eq!(failure.reason, reason, "{failure:?}");
+            assert!(failure.message.contains(word), "{failure:?}");
+        }
     }
 }

@@ -203,6 +203,14 @@ static void never(void)
     wasi_io_poll_method_pollable_block(wasi_io_poll_borrow_pollable(pollable));
 }
 
+// `$START=spin`: an instance is never made.
+__attribute__((constructor)) static void start(void)
+{
+    const char *start = getenv("START");
+    if (start && strcmp(start, "spin") == 0)
+        for (volatile unsigned spins = 0;; spins++) {}
+}
+
 void exports_wasi_http_incoming_handler_handle(exports_wasi_http_incoming_handler_own_incoming_request_t request,
                                                exports_wasi_http_incoming_handler_own_response_outparam_t out)
 {

@@ -96,6 +96,25 @@ pub(crate) fn text(source: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(source)?)
 }
 
+/// The text of a component whose only function has `size` variables and as many branches back to its beginning, each of
+/// which changes one of them: a compiler that knows each variable's value in each branch has the square of that to do.
+pub(crate) fn bomb(size: usize) -> String {
+    let variables = " i64".repeat(size);
+    let opened = "block ".repeat(size);
+    let labels: Vec<_> = (0..size).map(|label| label.to_string()).collect();
+    let labels = labels.join(" ");
+    // Each block's end is where its label leads; the beginning is further out by the blocks that are still open.
+    let branches: String = (0..size)
+        .map(|at| {
+            let (next, outer) = ((at + 1) % size, size - 1 - at);
+            format!("end local.get {next} i64.const 1 i64.add local.set {at} br {outer} ")
+        })
+        .collect();
+    format!(
+        "(component (core module (func (local{variables}) loop {opened} local.get 0 i32.wrap_i64 br_table {labels} {branches} end)))"
+    )
+}
+
 /// C for the world `world` of a package.
 pub(crate) fn bindings((mut resolve, package): (Resolve, PackageId), world: &str) -> Result<Files> {
     let world = resolve.select_world(&[package], Some(world))?;

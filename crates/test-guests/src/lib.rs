@@ -14,7 +14,7 @@ pub enum Guest {
     /// `examples/hello-c`: greets, and names what `$GREETING` says.
     Hello,
     /// One component with a behaviour for each path: `/trap`, `/spin`, `/hoard`, `/never`, `/fetch?url=`, `/log`, `/echo`,
-    /// `/env?name=`, `/big`.
+    /// `/env?name=`, `/big`. With `$START=spin` its start-up code computes without end.
     Mischief,
     /// The same for wasi:http 0.3: `/trap`, `/early-trap`, `/late-trap`, `/informational`, `/spin`, `/hang`, `/late-hang`, `/silent`, `/refuse`, `/empty`,
     /// `/big`, `/fetch?url=`, `/log`, `/count`, `/after`, `/echo`,
@@ -29,6 +29,11 @@ pub enum Guest {
     Preview1,
     /// The least command of preview 1: ends with the code 7.
     Exit,
+    /// A command of preview 1 that makes its table larger while it may: it ends with the number of its elements, in
+    /// thousands of 1,024.
+    Tables,
+    /// A component with one function that takes a compiler minutes and gigabytes.
+    Bomb,
     /// A component that imports `acme:db/store`.
     UnknownImport,
     /// A core module with nothing in it.
@@ -41,9 +46,12 @@ pub enum Guest {
     NoEntry,
 }
 
+/// Local variables of [`Guest::Bomb`], and its branches: the product counts.
+const BOMB: usize = 4_000;
+
 impl Guest {
     /// Every guest.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Hello,
         Self::Mischief,
         Self::P3,
@@ -51,6 +59,8 @@ impl Guest {
         Self::Command,
         Self::Preview1,
         Self::Exit,
+        Self::Tables,
+        Self::Bomb,
         Self::UnknownImport,
         Self::CoreModule,
         Self::ForeignImport,
@@ -68,6 +78,8 @@ impl Guest {
             Self::Command => "command",
             Self::Preview1 => "preview1",
             Self::Exit => "exit",
+            Self::Tables => "tables",
+            Self::Bomb => "bomb",
             Self::UnknownImport => "unknown-import",
             Self::CoreModule => "core-module",
             Self::ForeignImport => "foreign-import",
@@ -97,6 +109,18 @@ impl Guest {
             Self::Exit => build::text(
                 r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))) (memory (export "memory") 1) (func (export "_start") i32.const 7 call 0))"#,
             ),
+            Self::Tables => build::text(
+                r#"(module
+                    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                    (memory (export "memory") 1)
+                    (table $table 0 funcref)
+                    (func (export "_start")
+                        (loop $more
+                            (br_if $more (i32.ne (i32.const -1)
+                                (table.grow $table (ref.null func) (i32.const 1024)))))
+                        (call $exit (i32.div_u (table.size $table) (i32.const 1024)))))"#,
+            ),
+            Self::Bomb => build::text(&build::bomb(BOMB)),
             Self::UnknownImport => build::text(
                 r#"(component (import "acme:db/store@1.0.0" (instance (export "get" (func (result u32))))))"#,
             ),

@@ -17,7 +17,7 @@ use crate::artifact::Artifact;
 use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
 use crate::javascript::{Code, Environment, LoadError};
-use crate::lanes::{Carried, Overspent, Spent, metered};
+use crate::lanes::{self, Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
 
 /// Longest start-up of an instance, and the most processor time that it may take.
@@ -486,10 +486,22 @@ impl HostedFunction {
     }
 
     /// What a call says of those that come.
-    pub(crate) fn learn(&self, spent: &Spent) {
+    pub(crate) fn learn(self: &Arc<Self>, spent: &Spent) {
         if spent.is_much() {
             self.heavy.store(HEAVY_CALLS, Ordering::Relaxed);
+        } else {
+            lanes::took(self.number(), spent.time());
         }
+    }
+
+    /// Before a call takes anything: calls of other functions go first when this one had its share.
+    pub(crate) async fn take_turn(self: &Arc<Self>) {
+        lanes::turn(self.number()).await;
+    }
+
+    /// What threads tell functions apart by.
+    fn number(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
     }
 
     /// Makes an instance here, or in the slow lane when its start-up code computes. `permit` is kept while it is here.

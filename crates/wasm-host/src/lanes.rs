@@ -5,7 +5,7 @@
 //! that compute for longer than [`QUICK`] are carried on in the slow lane, whose threads the kernel runs when the quick
 //! lane leaves it a core: a guest that spins delays its neighbours by as much as it takes to notice.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
@@ -192,6 +192,77 @@ impl Spent {
     }
 }
 
+/// Processor time of a thread that one function's calls may have of a [`ROUND`] while other functions are called there.
+const SHARE: Duration = Duration::from_micros(300);
+/// What a share is of.
+const ROUND: Duration = Duration::from_millis(1);
+/// Other functions are called on a thread when one was so long ago.
+const LATELY: Duration = Duration::from_millis(100);
+
+thread_local! {
+    static TURNS: RefCell<Turns> = const { RefCell::new(Turns::NONE) };
+}
+
+/// Whose calls a thread runs. Functions are told apart by a number of their own.
+#[derive(Debug)]
+struct Turns {
+    /// When the round began.
+    round: Option<Instant>,
+    /// What each function's calls took of it.
+    taken: Vec<(usize, Duration)>,
+    /// The function whose call began last, and when.
+    last: Option<(usize, Instant)>,
+    /// When the last call of any other function began.
+    other: Option<Instant>,
+}
+
+impl Turns {
+    const NONE: Self = Self {
+        round: None,
+        taken: Vec::new(),
+        last: None,
+        other: None,
+    };
+
+    /// A call of `function` begins. Whether it should let others go first.
+    fn begin(&mut self, function: usize, now: Instant) -> bool {
+        if self.round.is_none_or(|round| now - round > ROUND) {
+            self.round = Some(now);
+            self.taken.clear();
+        }
+        if let Some((last, at)) = self.last
+            && last != function
+        {
+            self.other = Some(at);
+        }
+        self.last = Some((function, now));
+        let mut taken = self.taken.iter();
+        self.other.is_some_and(|other| now - other < LATELY)
+            && taken.any(|(of, time)| *of == function && *time > SHARE)
+    }
+
+    /// A call of `function` took this long.
+    fn add(&mut self, function: usize, time: Duration) {
+        match self.taken.iter_mut().find(|(of, _)| *of == function) {
+            Some((_, taken)) => *taken += time,
+            None => self.taken.push((function, time)),
+        }
+    }
+}
+
+/// Lets calls of other functions of this thread go first when `function` had its share: those that came meanwhile are looked
+/// for.
+pub(crate) async fn turn(function: usize) {
+    if TURNS.with_borrow_mut(|turns| turns.begin(function, Instant::now())) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A call of `function` took `time` of this thread.
+pub(crate) fn took(function: usize, time: Duration) {
+    TURNS.with_borrow_mut(|turns| turns.add(function, time));
+}
+
 /// A guest took more processor time than it may.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overspent;
@@ -361,6 +432,27 @@ mod tests {
 
     fn name_of_thread() -> String {
         thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn a_function_that_had_its_share_lets_others_go_first() {
+        let (busy, other) = (1, 2);
+        let start = Instant::now();
+        let after = |micros| start + Duration::from_micros(micros);
+        let mut turns = Turns::NONE;
+        turns.begin(busy, start);
+        turns.add(busy, SHARE * 2);
+        assert!(!turns.begin(busy, after(600)), "nobody else is called");
+        assert!(!turns.begin(other, after(610)), "it took nothing");
+        assert!(turns.begin(busy, after(620)));
+        turns.add(busy, SHARE * 2);
+        assert!(!turns.begin(busy, after(1_700)), "a new round");
+        turns.add(busy, SHARE * 2);
+        assert!(turns.begin(busy, after(1_800)), "others were called lately");
+        let later = start + LATELY * 2;
+        turns.begin(busy, later);
+        turns.add(busy, SHARE * 2);
+        assert!(!turns.begin(busy, later), "nobody else is called any more");
     }
 
     #[tokio::test]

@@ -75,46 +75,7 @@ async fn fails(cx: &Cx, image: &str, reason: &str, words: &[&str]) -> Result<Age
     cx.ready_function("neighbour", HELLO, "  replicas: 1")
         .await?;
     cx.apply(&manifest("bad", image, "  replicas: 1"))?;
-    let function = cx.condition("bad", "Ready", "False").await?;
-    let function = hearth_e2e::wait::until(
-        &format!("the reason {reason}"),
-        hearth_e2e::SETTLE,
-        || async {
-            let function = cx.functions().get("bad").await?;
-            let conditions = function
-                .status
-                .clone()
-                .map(|status| status.conditions)
-                .unwrap_or_default();
-            let found = conditions
-                .iter()
-                .any(|c| c.type_ == "Ready" && c.reason == reason);
-            Ok(hearth_e2e::wait::Seen::when(
-                found,
-                function,
-                format!("{conditions:?}"),
-            ))
-        },
-    )
-    .await
-    .with_context(|| format!("{:?}", function.status))?;
-    let conditions = function
-        .status
-        .clone()
-        .map(|status| status.conditions)
-        .unwrap_or_default();
-    let ready = conditions
-        .iter()
-        .find(|c| c.type_ == "Ready")
-        .context("a Ready condition")?;
-    for word in words {
-        contains("the condition's message", &ready.message, word)?;
-    }
-    contains(
-        "the event",
-        &cx.event("bad", reason).await?,
-        words.first().copied().unwrap_or_default(),
-    )?;
+    let function = support::fails(cx, "bad", reason, words).await?;
     let answer = call::get(&cx.route("neighbour").await?, "/").await?;
     ensure!(answer.status == 200, "the neighbour: {answer:?}");
     Ok(function)
@@ -195,6 +156,13 @@ pub(crate) async fn a_core_module(cx: &Cx) -> Result<()> {
 
 pub(crate) async fn a_truncated_file(cx: &Cx) -> Result<()> {
     broken(cx, "truncated", "InvalidBundle", &["cut short"]).await
+}
+
+pub(crate) async fn a_bundle_that_is_too_much_to_compile(cx: &Cx) -> Result<()> {
+    cx.apply(
+        "apiVersion: hearth.dev/v1alpha1\nkind: AgentPool\nmetadata:\n  name: default\nspec:\n  resources:\n    limits:\n      memory: 192Mi",
+    )?;
+    broken(cx, "bomb", "CompileLimit", &["memory", "smaller"]).await
 }
 
 pub(crate) async fn a_component_without_entry(cx: &Cx) -> Result<()> {

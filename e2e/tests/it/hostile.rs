@@ -5,8 +5,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use hearth_e2e::call::{self, Answer};
 use hearth_e2e::wait::{Seen, until};
-use hearth_e2e::{Cx, SETTLE};
+use hearth_e2e::{Cx, SETTLE, manifest};
 
+use crate::pods;
 use crate::support::{self, HELLO, METRICS, contains};
 
 /// Deadline of the guests of this group, in milliseconds.
@@ -146,6 +147,26 @@ pub(crate) async fn a_recursing_guest_is_cut(cx: &Cx) -> Result<()> {
 pub(crate) async fn a_guest_that_computes_is_cut_at_its_processor_time(cx: &Cx) -> Result<()> {
     let address = mischief(cx, "    cpuMilliseconds: 50").await?;
     is_cut(cx, &address, "/spin", 504, "cpu_exceeded").await?;
+    Ok(())
+}
+
+pub(crate) async fn start_up_code_that_computes_is_cut(cx: &Cx) -> Result<()> {
+    cx.ready_function("good", HELLO, "  replicas: 1").await?;
+    let spec = format!(
+        "  replicas: 1\n  limits:\n    deadlineMilliseconds: {DEADLINE_MS}\n  env:\n    - name: START\n      value: spin"
+    );
+    cx.apply(&manifest("mischief", &support::mischief(cx)?, &spec))?;
+    support::fails(cx, "mischief", "StartFailed", &["deadline"]).await?;
+    let good = call::get(&cx.route("good").await?, "/").await?;
+    ensure!(good.status == 200, "the neighbour: {good:?}");
+    Ok(())
+}
+
+pub(crate) async fn a_table_does_not_grow_without_end(cx: &Cx) -> Result<()> {
+    pods::job_of(cx, "tables", "tables", "", "", "")?;
+    let (_, end) = pods::ended(cx, "tables").await?;
+    // What it got, in units of 1,024 elements.
+    ensure!(end.exit_code == 64, "{end:?}");
     Ok(())
 }
 

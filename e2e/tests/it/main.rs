@@ -74,6 +74,7 @@ fn main() -> ExitCode {
         bad_input::a_core_module,
         bad_input::a_truncated_file,
         bad_input::a_component_without_entry,
+        bad_input::a_bundle_that_is_too_much_to_compile,
         bad_input::a_service_that_belongs_to_somebody_else,
     ))
     .chain(cases!("hostile":
@@ -84,6 +85,8 @@ fn main() -> ExitCode {
         hostile::more_calls_than_allowed_are_refused,
         hostile::a_recursing_guest_is_cut,
         hostile::a_guest_that_computes_is_cut_at_its_processor_time,
+        hostile::start_up_code_that_computes_is_cut,
+        hostile::a_table_does_not_grow_without_end,
         hostile::requests_that_are_too_large_are_refused,
         hostile::an_answer_is_cut_where_it_is_too_large,
         hostile::calls_out_of_one_call_are_bounded,

@@ -78,7 +78,14 @@ fn job(cx: &Cx, name: &str, args: &str, container: &str, pod: &str) -> Result<()
 }
 
 /// The same of another guest.
-fn job_of(cx: &Cx, guest: &str, name: &str, args: &str, container: &str, pod: &str) -> Result<()> {
+pub(crate) fn job_of(
+    cx: &Cx,
+    guest: &str,
+    name: &str,
+    args: &str,
+    container: &str,
+    pod: &str,
+) -> Result<()> {
     let image = support::guest(cx, guest)?;
     cx.apply(&format!(
         "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {name}\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      runtimeClassName: hearth\n      restartPolicy: Never\n      {pod}\n      containers:\n        - name: command\n          image: {image}\n          command: [command]\n          args: [{args}]\n          {container}\n"
@@ -87,7 +94,7 @@ fn job_of(cx: &Cx, guest: &str, name: &str, args: &str, container: &str, pod: &s
 }
 
 /// The pod of a Job, and how its container ended.
-async fn ended(cx: &Cx, job: &str) -> Result<(String, ContainerStateTerminated)> {
+pub(crate) async fn ended(cx: &Cx, job: &str) -> Result<(String, ContainerStateTerminated)> {
     let pods = cx.pods();
     until(&format!("job {job} to end"), SETTLE, || async {
         let labels = ListParams::default().labels(&format!("job-name={job}"));

@@ -120,6 +120,39 @@ pub(crate) fn guest(cx: &Cx, name: &str) -> Result<String> {
     cx.push_artifact(name, &wasm)
 }
 
+/// Waits until a function is not Ready for `reason`, which its condition's message and an event explain with `words`.
+pub(crate) async fn fails(
+    cx: &Cx,
+    name: &str,
+    reason: &str,
+    words: &[&str],
+) -> Result<AgentFunction> {
+    cx.condition(name, "Ready", "False").await?;
+    let what = format!("the reason {reason}");
+    let (function, message) = until(&what, SETTLE, || async {
+        let function = cx.functions().get(name).await?;
+        let status = function.status.clone().unwrap_or_default();
+        let mut conditions = status.conditions.iter();
+        let ready = conditions.find(|c| c.type_ == "Ready" && c.reason == reason);
+        let message = ready.map(|ready| ready.message.clone());
+        Ok(message.map_or_else(
+            || Seen::NotYet(format!("{:?}", status.conditions)),
+            |message| Seen::Yes((function, message)),
+        ))
+    })
+    .await?;
+    for word in words {
+        contains("the condition's message", &message, word)?;
+    }
+    let event = cx.event(name, reason).await?;
+    contains(
+        "the event",
+        &event,
+        words.first().copied().unwrap_or_default(),
+    )?;
+    Ok(function)
+}
+
 /// Prints what an engineer would ask for first.
 pub(crate) async fn report(cx: &Cx, error: &anyhow::Error) {
     eprintln!("--- failed: {error:#}");

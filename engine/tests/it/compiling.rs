@@ -1,9 +1,13 @@
 //! The compile helper: what it makes, and what it says of what is no bundle.
 
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
 use hearth_contract::proto::{BundleInput, BundleKind};
 use hearth_test_guests::Guest;
+use rustix::process::Signal;
 
-use crate::harness::compile;
+use crate::harness::{Helper, compile};
 
 #[tokio::test]
 async fn good_guests_become_artifacts_of_their_kind() {
@@ -53,4 +57,13 @@ async fn a_layer_without_a_wasm_file_is_no_bundle() {
         .await
         .unwrap_err();
     assert_eq!(failure.reason, "NotABundle", "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_bundle_that_takes_too_long_to_compile_ends_its_helper() {
+    let wasm = Guest::Bomb.wasm().unwrap();
+    let helper = Helper::start(BundleInput::Wasm, &[&wasm], Duration::from_secs(1)).await;
+    let (answer, status) = helper.ended().await;
+    assert!(answer.is_none(), "{answer:?}");
+    assert_eq!(status.signal(), Some(Signal::XCPU.as_raw()), "{status}");
 }

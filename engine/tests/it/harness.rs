@@ -7,7 +7,7 @@ use std::io::{Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,38 +39,68 @@ fn spawn(subcommand: &str) -> (Channel, Child) {
     (Channel::new(ours).unwrap(), child)
 }
 
-/// Asks the compile helper for an artifact.
-pub(crate) async fn compile(
-    input: proto::BundleInput,
-    inputs: &[&[u8]],
-) -> Result<(proto::Compiled, File), proto::Failure> {
-    let (control, mut child) = spawn("compile");
-    let artifact = tempfile::tempfile().unwrap();
-    let files: Vec<File> = inputs
-        .iter()
-        .map(|bytes| {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(bytes).unwrap();
-            file
-        })
-        .collect();
-    let descriptors: Vec<_> = std::iter::once(artifact.as_fd())
-        .chain(files.iter().map(AsFd::as_fd))
-        .collect();
-    let request = proto::CompileRequest {
-        input: input.into(),
-        deadline_ms: 60_000,
-    };
-    control.send(&request, &descriptors).await.unwrap();
-    let answer = tokio::time::timeout(DEADLINE, control.receive::<proto::CompileResult>())
-        .await
-        .unwrap()
-        .unwrap();
-    child.wait().await.unwrap();
-    match answer.expect("an answer").0.result.unwrap() {
-        compile_result::Result::Compiled(compiled) => Ok((compiled, artifact)),
-        compile_result::Result::Failure(failure) => Err(failure),
+/// A compile helper at work.
+pub(crate) struct Helper {
+    control: Channel,
+    child: Child,
+    artifact: File,
+}
+
+impl Helper {
+    /// Starts one, and asks it for an artifact.
+    pub(crate) async fn start(
+        input: proto::BundleInput,
+        inputs: &[&[u8]],
+        deadline: Duration,
+    ) -> Self {
+        let (control, child) = spawn("compile");
+        let artifact = tempfile::tempfile().unwrap();
+        let files: Vec<File> = inputs
+            .iter()
+            .map(|bytes| {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(bytes).unwrap();
+                file
+            })
+            .collect();
+        let descriptors: Vec<_> = std::iter::once(artifact.as_fd())
+            .chain(files.iter().map(AsFd::as_fd))
+            .collect();
+        let request = proto::CompileRequest {
+            input: input.into(),
+            deadline_ms: deadline.as_millis().try_into().unwrap(),
+        };
+        control.send(&request, &descriptors).await.unwrap();
+        Self {
+            control,
+            child,
+            artifact,
+        }
     }
+
+    /// What it said, and how it ended.
+    pub(crate) async fn ended(mut self) -> (Option<Made>, ExitStatus) {
+        let answer = self.control.receive::<proto::CompileResult>();
+        // One that is killed says nothing, and may not have read everything.
+        let answer = tokio::time::timeout(DEADLINE, answer).await.unwrap().ok();
+        let status = self.child.wait().await.unwrap();
+        let made = answer
+            .flatten()
+            .map(|(answer, _)| match answer.result.unwrap() {
+                compile_result::Result::Compiled(compiled) => Ok((compiled, self.artifact)),
+                compile_result::Result::Failure(failure) => Err(failure),
+            });
+        (made, status)
+    }
+}
+
+/// What a compile helper says, with the artifact where it made one.
+pub(crate) type Made = Result<(proto::Compiled, File), proto::Failure>;
+
+/// Asks the compile helper for an artifact.
+pub(crate) async fn compile(input: proto::BundleInput, inputs: &[&[u8]]) -> Made {
+    let (made, _) = Helper::start(input, inputs, DEADLINE).await.ended().await;
+    made.expect("an answer")
 }
 
 /// Artifacts by the name of their guest.
@@ -171,6 +201,8 @@ impl Engine {
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = metrics.local_addr().unwrap();
         let (logs, writer) = std::io::pipe().unwrap();
+        // As the shim makes it: who logs more than is read does not wait.
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let engine = Self {
             control,
             child,

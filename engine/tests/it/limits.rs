@@ -68,6 +68,41 @@ async fn a_guest_that_recurses_is_cut_at_its_stack() {
 }
 
 #[tokio::test]
+async fn start_up_code_that_computes_is_cut_and_said() {
+    let mut engine = Engine::start().await;
+    let address = engine
+        .place(
+            Guest::Mischief,
+            function("starter", |function| {
+                function.limits.deadline = Duration::from_millis(200);
+                let spin = ("START".to_owned(), "spin".to_owned());
+                function.capabilities.env.push(spin);
+            }),
+        )
+        .await;
+    let report = engine
+        .report("starter", |report| report.failure.is_some())
+        .await;
+    assert_eq!(report.failure.unwrap().reason, "StartFailed");
+    let answer = get(address, "/hello").await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (504, Some("deadline_exceeded")),
+        "{}",
+        answer.body
+    );
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn a_table_does_not_grow_without_end() {
+    let engine = Engine::start().await;
+    let elements = 1024 * engine.run(Guest::Tables, function("tables", |_| {})).await;
+    assert_eq!(elements, 64 << 10);
+    engine.end().await;
+}
+
+#[tokio::test]
 async fn spinning_guests_leave_their_neighbours_the_cores() {
     let engine = Engine::start().await;
     let bad = engine

@@ -9,6 +9,7 @@ use hearth_e2e::figure::{Aim, Figure, quantile};
 use hearth_e2e::load;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use super::control::{Engine, function};
@@ -39,6 +40,43 @@ const WORST: [(&str, &str); 6] = [
 /// One more way: callers that do not read.
 const SLOW: &str = "has callers that do not read";
 
+/// Threads of callers, which stand for other machines: the neighbour's run when they want to, the others when nobody else
+/// does, so that what the neighbour waits for is the engine.
+struct Callers {
+    good: Runtime,
+    bad: Runtime,
+}
+
+impl Callers {
+    fn start() -> Result<Self> {
+        Ok(Self {
+            good: callers(1, -20)?,
+            bad: callers(2, 19)?,
+        })
+    }
+
+    fn end(self) {
+        self.good.shutdown_background();
+        self.bad.shutdown_background();
+    }
+}
+
+fn callers(threads: usize, nice: i32) -> Result<Runtime> {
+    let prioritise = move || {
+        // On Linux a thread's id is a process id to the scheduler.
+        let thread = rustix::thread::gettid();
+        if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
+            eprintln!("callers are not at priority {nice}: {error}");
+        }
+    };
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(threads)
+        .on_thread_start(prioritise)
+        .enable_all()
+        .build();
+    runtime.context("start threads of callers")
+}
+
 /// Measures the neighbour alone, and beside each.
 pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
     let mut engine = Engine::start(&setup.program("hearth-engine")).await?;
@@ -51,9 +89,10 @@ pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
     let bad = engine.serve(worst(&good)?, &mischief).await?;
     mischief.remove()?;
 
+    let callers = Callers::start()?;
     let mut alone = Vec::new();
     for _ in 0..ROUNDS {
-        alone.push(p99(&good).await?);
+        alone.push(callers.p99(&good).await?);
     }
     let alone = quantile(&alone, 0.5);
     let mut figures = Vec::new();
@@ -64,15 +103,16 @@ pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
         };
         let mut load = JoinSet::new();
         for _ in 0..CONNECTIONS {
-            load.spawn(calls(bad.clone(), path.clone()));
+            load.spawn_on(calls(bad.clone(), path.clone()), callers.bad.handle());
         }
-        figures.push(beside(what, &good, alone, load).await?);
+        figures.push(callers.beside(what, &good, alone, load).await?);
     }
     let mut load = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        load.spawn(unread(bad.clone()));
+        load.spawn_on(unread(bad.clone()), callers.bad.handle());
     }
-    figures.push(beside(SLOW, &good, alone, load).await?);
+    figures.push(callers.beside(SLOW, &good, alone, load).await?);
+    callers.end();
     engine.end().await?;
     Ok(figures)
 }
@@ -87,41 +127,49 @@ fn worst(target: &str) -> Result<Function> {
     Ok(worst)
 }
 
-/// The neighbour's p99 while `load` goes on.
-async fn beside(
-    what: &str,
-    good: &str,
-    alone: f64,
-    mut load: JoinSet<Result<()>>,
-) -> Result<Figure> {
-    let measured = p99(good).await;
-    let measured = measured.with_context(|| format!("beside a function that {what}"));
-    load.abort_all();
-    while let Some(ended) = load.join_next().await {
-        match ended {
-            Ok(ended) => ended.with_context(|| format!("the load that {what}"))?,
-            Err(error) => anyhow::ensure!(error.is_cancelled(), "{error}"),
-        }
+impl Callers {
+    /// Of the neighbour, in microseconds.
+    async fn p99(&self, good: &str) -> Result<f64> {
+        self.good.spawn(p99(good.to_owned())).await?
     }
-    Ok(figure(
-        format!("p99 beside a function that {what}"),
-        measured?,
-        "us",
-        Some(("alone", alone)),
-        Aim::RatioAtMost(2.0),
-    ))
+
+    /// The neighbour's p99 while `load` goes on.
+    async fn beside(
+        &self,
+        what: &str,
+        good: &str,
+        alone: f64,
+        mut load: JoinSet<Result<()>>,
+    ) -> Result<Figure> {
+        let measured = self.p99(good).await;
+        let measured = measured.with_context(|| format!("beside a function that {what}"));
+        load.abort_all();
+        while let Some(ended) = load.join_next().await {
+            match ended {
+                Ok(ended) => ended.with_context(|| format!("the load that {what}"))?,
+                Err(error) => anyhow::ensure!(error.is_cancelled(), "{error}"),
+            }
+        }
+        Ok(figure(
+            format!("p99 beside a function that {what}"),
+            measured?,
+            "us",
+            Some(("alone", alone)),
+            Aim::RatioAtMost(2.0),
+        ))
+    }
 }
 
 /// Of calls that come one by one, in microseconds.
-async fn p99(address: &str) -> Result<f64> {
-    let mut connection = load::connect(address).await?;
+async fn p99(address: String) -> Result<f64> {
+    let mut connection = load::connect(&address).await?;
     let until = Instant::now() + EACH;
     let mut micros = Vec::new();
     let mut every = tokio::time::interval(PAUSE);
     while Instant::now() < until {
         every.tick().await;
         let sent = Instant::now();
-        let status = load::exchange(&mut connection, address, "/").await?;
+        let status = load::exchange(&mut connection, &address, "/").await?;
         anyhow::ensure!(
             status == Some(http::StatusCode::OK),
             "the neighbour's call got {status:?}"
