@@ -130,7 +130,7 @@ where
     check_size(&request, limits)?;
     let request = addressed(request, function);
     let is_head = *request.method() == Method::HEAD;
-    function.take_turn().await;
+    function.take_turn(call.started).await;
     let deadline = tokio::time::Instant::from_std(call.started + limits.deadline);
     let place = tokio::time::timeout_at(deadline, function.place()).await;
     let Ok(Some(place)) = place else {

@@ -486,7 +486,7 @@ impl HostedFunction {
     }
 
     /// What a call says of those that come.
-    pub(crate) fn learn(self: &Arc<Self>, spent: &Spent) {
+    pub(crate) fn learn(&self, spent: &Spent) {
         if spent.is_much() {
             self.heavy.store(HEAVY_CALLS, Ordering::Relaxed);
         } else {
@@ -494,14 +494,14 @@ impl HostedFunction {
         }
     }
 
-    /// Before a call takes anything: calls of other functions go first when this one had its share.
-    pub(crate) async fn take_turn(self: &Arc<Self>) {
-        lanes::turn(self.number()).await;
+    /// Before a call that began at `started` takes anything: calls of other functions go first when this one had its share.
+    pub(crate) async fn take_turn(&self, started: Instant) {
+        lanes::turn(self.number(), started).await;
     }
 
     /// What threads tell functions apart by.
-    fn number(self: &Arc<Self>) -> usize {
-        Arc::as_ptr(self).addr()
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Makes an instance here, or in the slow lane when its start-up code computes. `permit` is kept while it is here.

@@ -241,8 +241,11 @@ impl Turns {
             && taken.any(|(of, time)| *of == function && *time > SHARE)
     }
 
-    /// A call of `function` took this long.
+    /// A call of `function` took this long. Threads on which no call begins, those of the slow lane, have no turns.
     fn add(&mut self, function: usize, time: Duration) {
+        if self.last.is_none() {
+            return;
+        }
         match self.taken.iter_mut().find(|(of, _)| *of == function) {
             Some((_, taken)) => *taken += time,
             None => self.taken.push((function, time)),
@@ -250,10 +253,10 @@ impl Turns {
     }
 }
 
-/// Lets calls of other functions of this thread go first when `function` had its share: those that came meanwhile are looked
-/// for.
-pub(crate) async fn turn(function: usize) {
-    if TURNS.with_borrow_mut(|turns| turns.begin(function, Instant::now())) {
+/// A call of `function` begins `now`. Lets calls of other functions of this thread go first when it had its share: those that
+/// came meanwhile are looked for.
+pub(crate) async fn turn(function: usize, now: Instant) {
+    if TURNS.with_borrow_mut(|turns| turns.begin(function, now)) {
         tokio::task::yield_now().await;
     }
 }
@@ -453,6 +456,13 @@ mod tests {
         turns.begin(busy, later);
         turns.add(busy, SHARE * 2);
         assert!(!turns.begin(busy, later), "nobody else is called any more");
+    }
+
+    #[test]
+    fn a_thread_on_which_no_call_begins_keeps_nothing_of_them() {
+        let mut turns = Turns::NONE;
+        turns.add(1, SHARE);
+        assert!(turns.taken.is_empty());
     }
 
     #[tokio::test]
