@@ -9,7 +9,7 @@ use hearth_e2e::figure::{Aim, Figure, quantile};
 use hearth_e2e::load;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
 use super::control::{Engine, function};
@@ -43,38 +43,84 @@ const SLOW: &str = "has callers that do not read";
 /// Threads of callers, which stand for other machines: the neighbour's run when they want to, the others when nobody else
 /// does, so that what the neighbour waits for is the engine.
 struct Callers {
-    good: Runtime,
-    bad: Runtime,
+    good: Threads,
+    bad: Threads,
 }
 
 impl Callers {
     fn start() -> Result<Self> {
         Ok(Self {
-            good: callers(1, -20)?,
-            bad: callers(2, 19)?,
+            good: Threads::start(1, -20)?,
+            bad: Threads::start(2, 19)?,
         })
     }
 
-    fn end(self) {
-        self.good.shutdown_background();
-        self.bad.shutdown_background();
+    /// Of the neighbour, in microseconds.
+    async fn p99(&self, good: &str) -> Result<f64> {
+        self.good.handle.spawn(p99(good.to_owned())).await?
+    }
+
+    /// The neighbour's p99 while `load` goes on.
+    async fn beside(
+        &self,
+        what: &str,
+        good: &str,
+        alone: f64,
+        mut load: JoinSet<Result<()>>,
+    ) -> Result<Figure> {
+        let measured = self.p99(good).await;
+        let measured = measured.with_context(|| format!("beside a function that {what}"));
+        load.abort_all();
+        while let Some(ended) = load.join_next().await {
+            match ended {
+                Ok(ended) => ended.with_context(|| format!("the load that {what}"))?,
+                Err(error) => anyhow::ensure!(error.is_cancelled(), "{error}"),
+            }
+        }
+        Ok(figure(
+            format!("p99 beside a function that {what}"),
+            measured?,
+            "us",
+            Some(("alone", alone)),
+            Aim::RatioAtMost(2.0),
+        ))
     }
 }
 
-fn callers(threads: usize, nice: i32) -> Result<Runtime> {
-    let prioritise = move || {
-        // On Linux a thread's id is a process id to the scheduler.
-        let thread = rustix::thread::gettid();
-        if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
-            eprintln!("callers are not at priority {nice}: {error}");
+/// A runtime that is dropped among others' tasks, where nobody may wait for its threads.
+struct Threads {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    fn start(threads: usize, nice: i32) -> Result<Self> {
+        let prioritise = move || {
+            // On Linux a thread's id is a process id to the scheduler.
+            let thread = rustix::thread::gettid();
+            if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
+                eprintln!("callers are not at priority {nice}: {error}");
+            }
+        };
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .on_thread_start(prioritise)
+            .enable_all()
+            .build()
+            .context("start threads of callers")?;
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
-    };
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(threads)
-        .on_thread_start(prioritise)
-        .enable_all()
-        .build();
-    runtime.context("start threads of callers")
+    }
 }
 
 /// Measures the neighbour alone, and beside each.
@@ -103,16 +149,15 @@ pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
         };
         let mut load = JoinSet::new();
         for _ in 0..CONNECTIONS {
-            load.spawn_on(calls(bad.clone(), path.clone()), callers.bad.handle());
+            load.spawn_on(calls(bad.clone(), path.clone()), &callers.bad.handle);
         }
         figures.push(callers.beside(what, &good, alone, load).await?);
     }
     let mut load = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        load.spawn_on(unread(bad.clone()), callers.bad.handle());
+        load.spawn_on(unread(bad.clone()), &callers.bad.handle);
     }
     figures.push(callers.beside(SLOW, &good, alone, load).await?);
-    callers.end();
     engine.end().await?;
     Ok(figures)
 }
@@ -125,39 +170,6 @@ fn worst(target: &str) -> Result<Function> {
     let rule = target.parse();
     worst.capabilities.egress = vec![rule.context("an address is a rule")?];
     Ok(worst)
-}
-
-impl Callers {
-    /// Of the neighbour, in microseconds.
-    async fn p99(&self, good: &str) -> Result<f64> {
-        self.good.spawn(p99(good.to_owned())).await?
-    }
-
-    /// The neighbour's p99 while `load` goes on.
-    async fn beside(
-        &self,
-        what: &str,
-        good: &str,
-        alone: f64,
-        mut load: JoinSet<Result<()>>,
-    ) -> Result<Figure> {
-        let measured = self.p99(good).await;
-        let measured = measured.with_context(|| format!("beside a function that {what}"));
-        load.abort_all();
-        while let Some(ended) = load.join_next().await {
-            match ended {
-                Ok(ended) => ended.with_context(|| format!("the load that {what}"))?,
-                Err(error) => anyhow::ensure!(error.is_cancelled(), "{error}"),
-            }
-        }
-        Ok(figure(
-            format!("p99 beside a function that {what}"),
-            measured?,
-            "us",
-            Some(("alone", alone)),
-            Aim::RatioAtMost(2.0),
-        ))
-    }
 }
 
 /// Of calls that come one by one, in microseconds.
