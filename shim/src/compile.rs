@@ -66,7 +66,7 @@ fn unanswered(ended: ExitStatus, deadline: Duration) -> Failure {
         Some(Signal::XCPU) => Failure::new(
             FailureReason::CompileLimit,
             format!(
-                "compiling took all the processor time that {} s have; {smaller}",
+                "compiling took more processor time than all cores have in {} s; {smaller}",
                 deadline.as_secs()
             ),
         ),

@@ -86,8 +86,8 @@ impl Build {
         command.current_dir(&self.repository);
         // What cargo told this program of its own package. Build scripts that ask to be run again when it changes would
         // be, and much with them, whenever somebody calls cargo by hand in between.
+        let told = ["CARGO_PKG_", "CARGO_MANIFEST_"];
         for (name, _) in std::env::vars_os() {
-            let told = ["CARGO_PKG_", "CARGO_MANIFEST_"];
             if told
                 .iter()
                 .any(|prefix| name.to_string_lossy().starts_with(prefix))
