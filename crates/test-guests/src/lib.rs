@@ -30,9 +30,9 @@ pub enum Guest {
     /// The least command of preview 1: ends with the code 7.
     Exit,
     /// A command of preview 1 that makes its table larger while it may: it ends with the number of its elements, in
-    /// thousands of 1,024.
+    /// units of 1,024.
     Tables,
-    /// A component with one function that takes a compiler minutes and gigabytes.
+    /// A component with one function that takes more processor time and memory to compile than a bundle may have.
     Bomb,
     /// A component that imports `acme:db/store`.
     UnknownImport,

@@ -127,13 +127,13 @@ pub(crate) async fn fails(
     reason: &str,
     words: &[&str],
 ) -> Result<AgentFunction> {
-    cx.condition(name, "Ready", "False").await?;
-    let what = format!("the reason {reason}");
+    let what = format!("{name} not to be Ready for the reason {reason}");
     let (function, message) = until(&what, SETTLE, || async {
         let function = cx.functions().get(name).await?;
         let status = function.status.clone().unwrap_or_default();
         let mut conditions = status.conditions.iter();
-        let ready = conditions.find(|c| c.type_ == "Ready" && c.reason == reason);
+        let ready =
+            conditions.find(|c| c.type_ == "Ready" && c.status == "False" && c.reason == reason);
         let message = ready.map(|ready| ready.message.clone());
         Ok(message.map_or_else(
             || Seen::NotYet(format!("{:?}", status.conditions)),

@@ -270,7 +270,8 @@ async fn a_large_body_passes_through_little_memory() {
         }
         sending.await.unwrap();
         assert_eq!(length, PIECES << 16, "{guest:?}");
-        let grown = engine.peak_memory() - before;
+        // The kernel estimates the peak: it may say less than before.
+        let grown = engine.peak_memory().saturating_sub(before);
         assert!(grown < 16 << 20, "{guest:?}: {grown} bytes for {length}");
     }
     engine.end().await;
