@@ -9,6 +9,9 @@ pub(crate) struct Config {
     /// Image of pool pods; it only names them, nothing of it runs.
     #[arg(long)]
     pub(crate) pool_image: String,
+    /// Name of the PriorityClass of pool pods. Without it, they have the cluster's default.
+    #[arg(long)]
+    pub(crate) pool_priority_class: Option<String>,
     /// Name of the Service, in the operator's namespace, that pool pods dial.
     #[arg(long, default_value = "hearth-operator")]
     pub(crate) stream_service: String,

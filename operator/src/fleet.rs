@@ -19,6 +19,9 @@ const OUTBOX: usize = 1024;
 /// Pods that lost their stream dial again within seconds.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// Where messages to a pod go.
+pub(crate) type Sender = mpsc::Sender<proto::FromOperator>;
+
 /// Which pods share functions: a pool, or one function of a Dedicated pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct GroupKey {
@@ -118,9 +121,12 @@ struct Connection {
     info: PodInfo,
     /// Tells this connection from a later one of the same pod.
     serial: u64,
-    sender: mpsc::Sender<proto::FromOperator>,
+    sender: Sender,
     /// Of the last message; 0 before the first, which tells everything.
     revision: u64,
+    /// What the pod said before it was told anything. A pod speaks of what it was told, so that is heard after the first
+    /// message.
+    unheard: Option<proto::Report>,
     told: HashMap<String, Told>,
     reports: HashMap<String, proto::FunctionReport>,
     /// What was counted of functions since the last tick, of those only that are called.
@@ -136,6 +142,37 @@ struct State {
     costs: HashMap<String, Cost>,
     /// Groups of which a pod came or went.
     changed: BTreeSet<GroupKey>,
+    /// What pods that came hold by what they were told before, by pod.
+    brought: Vec<Brought>,
+}
+
+/// What a pod that connects was told earlier, maybe by another operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// UID of the pod.
+    pub(crate) pod: String,
+    /// Its group.
+    pub(crate) group: GroupKey,
+    /// UIDs of functions, and how many warm instances of each.
+    pub(crate) targets: Vec<(String, u32)>,
+}
+
+impl Brought {
+    fn of(info: &PodInfo, report: &proto::Report) -> Self {
+        let targets = report.functions.iter().filter_map(|function| {
+            // A shim that does not say what it was told says what it has.
+            let target = match function.target {
+                0 => function.warm,
+                target => target,
+            };
+            Some((function.r#ref.as_ref()?.uid.clone(), target))
+        });
+        Self {
+            pod: info.uid.clone(),
+            group: info.group.clone(),
+            targets: targets.filter(|(_, target)| *target > 0).collect(),
+        }
+    }
 }
 
 impl State {
@@ -181,26 +218,45 @@ impl Fleet {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod connected; the next [`Fleet::tell`] tells it everything. An older connection of the same pod ends.
-    pub(crate) fn connect(&self, info: PodInfo) -> (u64, mpsc::Receiver<proto::FromOperator>) {
-        let (sender, receiver) = mpsc::channel(OUTBOX);
+    /// The queue to a pod that is connecting.
+    pub(crate) fn outbox() -> (Sender, mpsc::Receiver<proto::FromOperator>) {
+        mpsc::channel(OUTBOX)
+    }
+
+    /// A pod connected, and maybe said already what it holds; the next [`Fleet::tell`] tells it everything. An older
+    /// connection of the same pod ends.
+    pub(crate) fn connect(
+        &self,
+        info: PodInfo,
+        sender: Sender,
+        first: Option<proto::Report>,
+    ) -> u64 {
         let mut fleet = self.lock();
         fleet.drop_connection(&info.uid);
         fleet.serial += 1;
         let serial = fleet.serial;
         fleet.changed.insert(info.group.clone());
+        if let Some(report) = &first {
+            fleet.brought.push(Brought::of(&info, report));
+        }
         let connection = Connection {
             info,
             serial,
             sender,
             revision: 0,
+            unheard: first,
             told: HashMap::new(),
             reports: HashMap::new(),
             counted: HashMap::new(),
         };
         let uid = connection.info.uid.clone();
         fleet.connections.insert(uid, connection);
-        (serial, receiver)
+        serial
+    }
+
+    /// What pods that came since this was asked last were told before.
+    pub(crate) fn take_brought(&self) -> Vec<Brought> {
+        std::mem::take(&mut self.lock().brought)
     }
 
     /// A connection ended.
@@ -246,6 +302,10 @@ impl Fleet {
         let Some(connection) = connection.filter(|connection| connection.serial == serial) else {
             return News::default();
         };
+        if connection.revision == 0 {
+            hear_later(&mut connection.unheard, report);
+            return News::default();
+        }
         let (mut news, mut seen) = (News::default(), BTreeSet::new());
         for function in report.functions {
             let Some(key) = function.r#ref.clone() else {
@@ -366,12 +426,11 @@ impl Fleet {
         ticks
     }
 
-    /// Tells a pod what it should hold, by the functions' UIDs, as far as that differs from what it was told.
-    pub(crate) fn tell(&self, pod: &str, wanted: &[(&str, Told)]) {
+    /// Tells a pod what it should hold, by the functions' UIDs, as far as that differs from what it was told. Returns what
+    /// the pod said before, with the serial of its connection, when that is to be heard now.
+    pub(crate) fn tell(&self, pod: &str, wanted: &[(&str, Told)]) -> Option<(u64, proto::Report)> {
         let mut fleet = self.lock();
-        let Some(connection) = fleet.connections.get_mut(pod) else {
-            return;
-        };
+        let connection = fleet.connections.get_mut(pod)?;
         let told = &connection.told;
         let is_news =
             |(uid, wanted): &&(&str, Told)| told.get(*uid).is_none_or(|told| !told.says(wanted));
@@ -386,7 +445,7 @@ impl Fleet {
         };
         let is_first = connection.revision == 0;
         if news.is_empty() && remove.is_empty() && !is_first {
-            return;
+            return None;
         }
         connection.revision += 1;
         let message = proto::FromOperator {
@@ -398,7 +457,7 @@ impl Fleet {
         if connection.sender.try_send(message).is_err() {
             tracing::warn!(pod = %connection.info.name, "the pod does not read; its stream is cut, and it will come back");
             fleet.drop_connection(pod);
-            return;
+            return None;
         }
         let functions = news.iter().map(|(uid, _)| (*uid).to_owned());
         let functions: Vec<_> = functions.chain(remove.iter().cloned()).collect();
@@ -407,9 +466,12 @@ impl Fleet {
         }
         let news = news.into_iter().map(|(uid, told)| (uid.to_owned(), told));
         connection.told.extend(news);
+        let unheard = connection.unheard.take();
+        let unheard = unheard.map(|report| (connection.serial, report));
         for function in functions {
             fleet.note_host(&function, pod);
         }
+        unheard
     }
 
     /// Every connected pod that has or should have a function, by UID.
@@ -424,6 +486,14 @@ impl Fleet {
                 report: connection.reports.get(function).cloned(),
             })
             .collect()
+    }
+
+    /// UIDs of the functions whose callers a pod answers. `None`: it is not connected.
+    pub(crate) fn answered_by(&self, pod: &str) -> Option<BTreeSet<String>> {
+        let fleet = self.lock();
+        let reports = fleet.connections.get(pod)?.reports.iter();
+        let answered = reports.filter(|(_, report)| report.answers);
+        Some(answered.map(|(uid, _)| uid.clone()).collect())
     }
 
     /// Connected pods.
@@ -442,6 +512,25 @@ pub(crate) fn held(report: &proto::FunctionReport, target: u32) -> u32 {
     report.warm.saturating_add(report.in_use).min(target)
 }
 
+/// Adds a report to what a pod said before it was told anything.
+fn hear_later(unheard: &mut Option<proto::Report>, report: proto::Report) {
+    let Some(before) = unheard.as_mut().filter(|_| !report.complete) else {
+        *unheard = Some(report);
+        return;
+    };
+    let uid = |function: &proto::FunctionReport| {
+        let key = function.r#ref.as_ref();
+        key.map_or_else(String::new, |key| key.uid.clone())
+    };
+    let newer = report.functions.iter().map(uid);
+    let newer: BTreeSet<_> = newer.chain(report.removed.iter().cloned()).collect();
+    before
+        .functions
+        .retain(|function| !newer.contains(&uid(function)));
+    before.functions.extend(report.functions);
+    before.removed.extend(report.removed);
+}
+
 /// Whether a function is called, or was since the report before.
 fn is_called(before: &proto::FunctionReport, now: &proto::FunctionReport) -> bool {
     now.in_use > 0 || now.queued > 0 || before.in_use > 0 || before.calls != now.calls
@@ -457,6 +546,7 @@ fn matters(report: &proto::FunctionReport, target: u32) -> proto::FunctionReport
     report.durations = Vec::new();
     report.start_us = 0;
     report.instance_bytes = 0;
+    report.target = 0;
     report
 }
 
@@ -474,6 +564,14 @@ mod tests {
             placed: Arc::new(placed),
             target,
         }
+    }
+
+    fn connect(
+        fleet: &Fleet,
+        first: Option<proto::Report>,
+    ) -> (u64, mpsc::Receiver<proto::FromOperator>) {
+        let (sender, receiver) = Fleet::outbox();
+        (fleet.connect(pod("p"), sender, first), receiver)
     }
 
     fn report(uid: &str, warm: u32, in_use: u32) -> proto::Report {
@@ -496,7 +594,7 @@ mod tests {
     #[test]
     fn a_pod_is_told_everything_first_and_then_what_changed() {
         let fleet = Fleet::default();
-        let (_, mut messages) = fleet.connect(pod("p"));
+        let (_, mut messages) = connect(&fleet, None);
         fleet.tell("p", &[]);
         let first = messages.try_recv().unwrap();
         assert!(first.snapshot && first.functions.is_empty() && first.revision == 1);
@@ -524,7 +622,7 @@ mod tests {
     #[test]
     fn a_pod_speaks_of_what_it_was_told() {
         let fleet = Fleet::default();
-        let (serial, _messages) = fleet.connect(pod("p"));
+        let (serial, _messages) = connect(&fleet, None);
         assert!(
             fleet
                 .report("p", serial, report("a", 1, 0))
@@ -550,9 +648,37 @@ mod tests {
     }
 
     #[test]
+    fn what_a_pod_says_first_is_heard_when_it_was_told() {
+        let fleet = Fleet::default();
+        let mut first = report("a", 3, 2);
+        first.functions[0].target = 4;
+        first.functions.extend(report("b", 1, 0).functions);
+        first.functions.extend(report("c", 0, 9).functions);
+        let (serial, _messages) = connect(&fleet, Some(first));
+        let brought = fleet.take_brought();
+        // What it was told; what it has, where an older shim does not say that.
+        let targets = [("a".to_owned(), 4), ("b".to_owned(), 1)];
+        assert_eq!((brought.len(), &brought[0].targets[..]), (1, &targets[..]));
+        assert!(fleet.take_brought().is_empty() && fleet.hosts_of("a").is_empty());
+        // Until then, what it says is kept together.
+        let mut later = report("b", 2, 0);
+        later.removed.push("c".to_owned());
+        assert!(fleet.report("p", serial, later).functions.is_empty());
+        let (of, heard) = fleet.tell("p", &[("a", told(4))]).unwrap();
+        let warm =
+            |report: &proto::FunctionReport| (report.r#ref.clone().unwrap().uid, report.warm);
+        let all: Vec<_> = heard.functions.iter().map(warm).collect();
+        assert_eq!(
+            (of, all),
+            (serial, vec![("a".to_owned(), 3), ("b".to_owned(), 2)])
+        );
+        assert_eq!(fleet.tell("p", &[("a", told(5))]), None);
+    }
+
+    #[test]
     fn a_call_that_goes_on_is_counted_at_every_tick() {
         let fleet = Fleet::default();
-        let (serial, _messages) = fleet.connect(pod("p"));
+        let (serial, _messages) = connect(&fleet, None);
         fleet.tell("p", &[("a", told(1))]);
         fleet.report("p", serial, report("a", 1, 0));
         assert!(fleet.ticks().is_empty());
@@ -570,7 +696,7 @@ mod tests {
     #[test]
     fn a_connection_that_ends_leaves_nothing() {
         let fleet = Fleet::default();
-        let (serial, _messages) = fleet.connect(pod("p"));
+        let (serial, _messages) = connect(&fleet, None);
         fleet.tell("p", &[("a", told(1))]);
         assert_eq!(fleet.take_changed().len(), 1);
         assert!(fleet.is_settled());

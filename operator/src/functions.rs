@@ -2,11 +2,15 @@
 //! here, where they differ.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hearth_api::v1alpha1::{AgentFunction, AgentPool, BundleStatus};
+use hearth_api::condition::ConditionType;
+use hearth_api::v1alpha1::{
+    AgentFunction, AgentFunctionStatus, AgentPool, BundleStatus, OpenWindow, ScalingDecision,
+};
 use hearth_api::{DEFAULT_POOL, FINALIZER, MANAGER, condition, convert};
 use hearth_contract::proto;
+use hearth_planner::Short;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -21,6 +25,8 @@ use serde_json::json;
 use crate::fleet::PodInfo;
 use crate::metrics::Metrics;
 use crate::objects;
+use crate::pace::Pace;
+use crate::planning::Found;
 use crate::retry::Retries;
 use crate::scaling::Scaling;
 use crate::status::Seen;
@@ -49,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// Backoff per object.
     pub(crate) retries: Retries,
+    /// Whose numbers are written when.
+    pub(crate) pace: Pace,
 }
 
 /// Why a pass ended early.
@@ -80,7 +88,7 @@ pub(crate) async fn reconcile(
     if !context.world.is_leading() {
         return Ok(Action::await_change());
     }
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let action = if function.metadata.deletion_timestamp.is_some() {
         release(&function, &context).await
     } else {
@@ -128,8 +136,8 @@ async fn hold(function: &AgentFunction, context: &Context) -> Result<Action, Err
         // They answered before, and come back within seconds: until then nothing is known that should be written.
         return Ok(Action::requeue(SILENCE_LOOK));
     }
-    write_status(function, &seen, &functions, context).await?;
-    Ok(Action::requeue(RESYNC))
+    let wait = write_status(function, &seen, &functions, context).await?;
+    Ok(Action::requeue(wait.unwrap_or(RESYNC)))
 }
 
 async fn add_finalizer(
@@ -347,14 +355,73 @@ async fn write_slice(
     Ok(())
 }
 
+/// Writes the status where it says something else than before. Returns how long to wait where only numbers differ and it is
+/// not their turn.
 async fn write_status(
     function: &AgentFunction,
     seen: &Seen,
     functions: &Api<AgentFunction>,
     context: &Context,
-) -> Result<(), Error> {
-    let name = function.name_any();
+) -> Result<Option<Duration>, Error> {
     let before = function.status.clone().unwrap_or_default();
+    let status = status_of(function, &before, seen, context);
+    if status == before {
+        return Ok(None);
+    }
+    let uid = function.uid().unwrap_or_default();
+    if !means_other(&before, &status)
+        && let Err(wait) = context.pace.take(&uid, Instant::now())
+    {
+        return Ok(Some(wait));
+    }
+    let patch =
+        json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "status": status});
+    functions
+        .patch_status(&function.name_any(), &apply(), &Patch::Apply(patch))
+        .await
+        .map_err(api("write the status"))?;
+    context.metrics.status_writes.inc();
+    tell_scaling(function, &before, &status, seen, context).await;
+    tell(
+        function,
+        &before.conditions,
+        &status.conditions,
+        seen,
+        context,
+    )
+    .await;
+    Ok(None)
+}
+
+/// Whether a status says more than other numbers: then it does not wait. [`ConditionType::Warm`] follows the calls, and is
+/// a number in this.
+fn means_other(before: &AgentFunctionStatus, after: &AgentFunctionStatus) -> bool {
+    let meaning = |status: &AgentFunctionStatus| {
+        let conditions = status.conditions.iter();
+        let conditions = conditions.filter(|c| c.type_ != ConditionType::Warm.as_str());
+        let conditions: Vec<_> = conditions
+            .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone()))
+            .collect();
+        (
+            conditions,
+            status.observed_generation,
+            status.port,
+            status.url.clone(),
+            status.bundle.clone(),
+        )
+    };
+    meaning(before) != meaning(after)
+}
+
+/// What is true of a function, in the words of its status.
+fn status_of(
+    function: &AgentFunction,
+    before: &AgentFunctionStatus,
+    seen: &Seen,
+    context: &Context,
+) -> AgentFunctionStatus {
+    let (name, uid) = (function.name_any(), function.uid().unwrap_or_default());
+    let plans = &context.world.plans;
     let mut status = before.clone();
     status.observed_generation = function.metadata.generation;
     status.conditions = condition::merge(
@@ -364,21 +431,18 @@ async fn write_status(
         &Time(Timestamp::now()),
     );
     status.replicas = i32::try_from(seen.warm()).unwrap_or(i32::MAX);
-    if let Some((wanted, by)) = context
-        .world
-        .plans
-        .wanted(&function.uid().unwrap_or_default())
-    {
+    if let Some((wanted, found)) = plans.wanted(&uid) {
         status.wanted = Some(i32::try_from(wanted).unwrap_or(i32::MAX));
-        status.wanted_by = by.map(str::to_owned);
+        status.wanted_by = found.as_ref().map(|found| found.decision.by.to_owned());
+        let is_as_before = (status.wanted, &status.wanted_by) == (before.wanted, &before.wanted_by);
+        // Another leader, which has found the same, finds it at another time.
+        if !is_as_before || status.scaling.is_none() != found.is_none() {
+            status.scaling = found.map(|found| decided(&found, before.wanted));
+        }
     }
     status.selector = Some(format!("{}={name}", hearth_api::FUNCTION_LABEL));
     // What is not planned yet stays as it is.
-    if let Some(port) = context
-        .world
-        .plans
-        .port(&function.uid().unwrap_or_default())
-    {
+    if let Some(port) = plans.port(&uid) {
         status.port = port.map(i32::from);
     }
     status.pods = i32::try_from(seen.serving().len()).unwrap_or(i32::MAX);
@@ -386,10 +450,8 @@ async fn write_status(
         80 => String::new(),
         port => format!(":{port}"),
     };
-    status.url = Some(format!(
-        "http://{name}.{}.svc{port}",
-        function.namespace().unwrap_or_default()
-    ));
+    let namespace = function.namespace().unwrap_or_default();
+    status.url = Some(format!("http://{name}.{namespace}.svc{port}"));
     if let (None, Some(digest)) = (world::pinned(function), seen.digest()) {
         let is_known = before.bundle.as_ref().is_some_and(|bundle| {
             bundle.digest.as_ref() == Some(&digest) && bundle.image == function.spec.bundle.image
@@ -402,24 +464,72 @@ async fn write_status(
             });
         }
     }
-    if status == before {
-        return Ok(());
+    status
+}
+
+/// A decision as the status shows it.
+fn decided(found: &Found, before: Option<i32>) -> ScalingDecision {
+    let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+    let decision = &found.decision;
+    let window = found.window.clone().zip(decision.window);
+    ScalingDecision {
+        time: Time(found.at),
+        before,
+        replicas: number(decision.replicas),
+        window: window.map(|(name, (_, replicas))| OpenWindow {
+            name,
+            replicas: number(replicas),
+        }),
+        calls: number(decision.calls),
+        forecast: number(decision.forecast),
+        maximum: number(decision.maximum),
+        calls_per_second: i32::try_from(found.came).unwrap_or(i32::MAX),
+        start_microseconds: found.start_us.into(),
     }
-    let patch =
-        json!({"apiVersion": "hearth.dev/v1alpha1", "kind": "AgentFunction", "status": status});
-    functions
-        .patch_status(&name, &apply(), &Patch::Apply(patch))
-        .await
-        .map_err(api("write the status"))?;
-    tell(
+}
+
+/// An event when `spec.scaling` found another number.
+async fn tell_scaling(
+    function: &AgentFunction,
+    before: &AgentFunctionStatus,
+    after: &AgentFunctionStatus,
+    seen: &Seen,
+    context: &Context,
+) {
+    let (Some(scaling), Some(wanted)) = (&after.scaling, after.wanted) else {
+        return;
+    };
+    let Some(former) = before.wanted.filter(|former| *former != wanted) else {
+        return;
+    };
+    let short = match seen.short {
+        Some((Short::Memory, planned)) => format!("; the pool pods' memory has room for {planned}"),
+        Some((Short::Quota, planned)) => format!("; the namespace's quota leaves {planned}"),
+        Some((Short::Pods, _)) | None => String::new(),
+    };
+    let window = scaling.window.as_ref();
+    let window = window.map_or_else(String::new, |window| {
+        format!(", window {} {}", window.name, window.replicas)
+    });
+    let note = format!(
+        "{former} to {wanted} by {}: replicas {}{window}, calls {} ({} in a second, {} us to make an instance), forecast {}, maximum {}{short}",
+        after.wanted_by.as_deref().unwrap_or_default(),
+        scaling.replicas,
+        scaling.calls,
+        scaling.calls_per_second,
+        scaling.start_microseconds,
+        scaling.forecast,
+        scaling.maximum,
+    );
+    publish(
         function,
-        &before.conditions,
-        &status.conditions,
-        seen,
+        EventType::Normal,
+        "Scaled",
+        "Scale",
+        note,
         context,
     )
     .await;
-    Ok(())
 }
 
 /// An event when Ready changed its status or its reason.
@@ -460,11 +570,22 @@ async fn tell(
     } else {
         (EventType::Normal, after.1, after.2)
     };
+    publish(function, type_, &reason, "Reconcile", note, context).await;
+}
+
+async fn publish(
+    function: &AgentFunction,
+    type_: EventType,
+    reason: &str,
+    action: &str,
+    note: String,
+    context: &Context,
+) {
     let event = Event {
         type_,
-        reason,
+        reason: reason.to_owned(),
         note: Some(note.chars().take(1000).collect()),
-        action: "Reconcile".to_owned(),
+        action: action.to_owned(),
         secondary: None,
     };
     if let Err(error) = context
@@ -539,5 +660,45 @@ async fn release(function: &AgentFunction, context: &Context) -> Result<Action, 
         Err(error) => return Err(api("remove the finalizer")(error)),
     }
     context.retries.reset(&uid);
+    context.pace.forget(&uid);
     Ok(Action::await_change())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(text: serde_json::Value) -> AgentFunctionStatus {
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn only_numbers_wait_for_their_turn() {
+        let condition = |kind: &str, status: &str, message: &str| json!({"type": kind, "status": status, "reason": "R", "message": message, "lastTransitionTime": "2026-03-02T08:00:00Z"});
+        let before = json!({
+            "observedGeneration": 1, "replicas": 3, "wanted": 3, "port": 20000, "url": "u", "pods": 1,
+            "conditions": [condition("Ready", "True", "1 pods answer calls"), condition("Warm", "True", "3 of 3")],
+        });
+        let check = |field: &str, value: serde_json::Value, expected: bool| {
+            let mut after = before.clone();
+            after[field] = value;
+            let (before, after) = (status(before.clone()), status(after));
+            assert_eq!(means_other(&before, &after), expected, "{field}: {after:?}");
+        };
+        let conditions = |ready: &str, warm: &str| {
+            json!([
+                condition("Ready", ready, "2 pods answer calls"),
+                condition("Warm", warm, "2 of 3")
+            ])
+        };
+        check("replicas", 2.into(), false);
+        check("wanted", 9.into(), false);
+        check("wantedBy", "Calls".into(), false);
+        check("pods", 2.into(), false);
+        check("conditions", conditions("True", "False"), false);
+        check("conditions", conditions("False", "True"), true);
+        check("observedGeneration", 2.into(), true);
+        check("port", 20001.into(), true);
+        check("bundle", json!({"digest": "sha256:a"}), true);
+    }
 }

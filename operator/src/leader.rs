@@ -17,9 +17,9 @@ use crate::metrics::Metrics;
 use crate::world::World;
 
 /// A leader that is silent this long is replaced.
-const LEASE_SECONDS: u64 = 15;
+const LEASE_SECONDS: u64 = 12;
 /// The leader renews this long before.
-const GRACE_SECONDS: u64 = 5;
+const GRACE_SECONDS: u64 = 4;
 
 /// Who this replica is.
 #[derive(Debug, Clone)]

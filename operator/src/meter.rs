@@ -205,11 +205,6 @@ impl Meter {
         functions.retain(|_, metered| metered.quiet <= STRIDE * (PAST as u64 + 1));
     }
 
-    /// Whether a function was called lately; its readings are zero otherwise.
-    pub(crate) fn knows(&self, uid: &str) -> bool {
-        self.lock().1.contains_key(uid)
-    }
-
     /// What a function does.
     pub(crate) fn read(&self, uid: &str) -> Reading {
         let state = self.lock();

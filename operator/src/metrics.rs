@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    GaugeVec, Histogram, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
     histogram_opts,
 };
 
@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) streams: IntGauge,
     /// AgentFunctions in the cache.
     pub(crate) functions: IntGauge,
+    /// Statuses of AgentFunctions that were written.
+    pub(crate) status_writes: IntCounter,
     /// What [`METRICS`] read, by namespace and function.
     readings: Vec<GaugeVec>,
 }
@@ -53,6 +55,11 @@ impl Metrics {
             leader: gauge("hearth_operator_leader", "1 on the replica that leads"),
             streams: gauge("hearth_operator_streams", "Pool pods that are connected"),
             functions: gauge("hearth_operator_functions", "AgentFunctions that are known"),
+            status_writes: IntCounter::new(
+                "hearth_operator_status_writes_total",
+                "Statuses of AgentFunctions that were written",
+            )
+            .expect("valid name"),
             readings: METRICS
                 .iter()
                 .map(|(name, help, _)| {
@@ -67,6 +74,9 @@ impl Metrics {
             .expect("the names differ");
         registry
             .register(Box::new(metrics.duration.clone()))
+            .expect("the names differ");
+        registry
+            .register(Box::new(metrics.status_writes.clone()))
             .expect("the names differ");
         for gauge in [&metrics.leader, &metrics.streams, &metrics.functions] {
             registry

@@ -28,6 +28,8 @@ pub(crate) struct PoolSettings {
     pub(crate) stream_name: String,
     /// PEM certificate of the authority.
     pub(crate) ca_pem: String,
+    /// Name of their PriorityClass, where they have one.
+    pub(crate) priority_class: Option<String>,
 }
 
 /// Whether a pod was made by this operator for a pool.
@@ -50,6 +52,35 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
         && conditions
             .into_iter()
             .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// The node that a pool pod was made for, also before the scheduler has put it there.
+pub(crate) fn node_of(pod: &Pod) -> Option<&str> {
+    let spec = pod.spec.as_ref()?;
+    let made_for = || {
+        let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+        let required = affinity
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()?;
+        let fields = required
+            .node_selector_terms
+            .first()?
+            .match_fields
+            .as_ref()?;
+        fields.first()?.values.as_ref()?.first().map(String::as_str)
+    };
+    spec.node_name.as_deref().or_else(made_for)
+}
+
+/// Whether the scheduler finds no place for a pod.
+pub(crate) fn is_unschedulable(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable"))
 }
 
 /// Which group a pool pod belongs to.
@@ -150,7 +181,8 @@ pub(crate) fn slice_says(current: &EndpointSlice, wanted: &Value) -> bool {
     says(current, wanted)
 }
 
-/// A pool pod on one node. Its name follows from pool, function and node, so that making it twice is refused.
+/// A pool pod on one node. Its name follows from pool, function, node and what it is made of, so that making it twice is
+/// refused, and one that is made of something else can be beside it.
 pub(crate) fn pool_pod(
     pool: &AgentPool,
     group: &GroupKey,
@@ -158,6 +190,7 @@ pub(crate) fn pool_pod(
     settings: &PoolSettings,
 ) -> Value {
     let spec = pod_spec(pool, node, settings);
+    let template = hash(&spec.to_string());
     let mut labels = BTreeMap::from([
         (POOL_LABEL.to_owned(), group.pool.clone()),
         (
@@ -173,11 +206,11 @@ pub(crate) fn pool_pod(
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": pod_name(group, node),
+            "name": pod_name(group, node, &template),
             "namespace": group.namespace,
             "labels": labels,
             "annotations": {
-                TEMPLATE_ANNOTATION: hash(&spec.to_string()),
+                TEMPLATE_ANNOTATION: template,
                 "prometheus.io/scrape": "true",
                 "prometheus.io/port": METRICS_PORT.to_string(),
             },
@@ -195,7 +228,7 @@ pub(crate) fn is_current(pod: &Pod, wanted: &Value) -> bool {
         == wanted["metadata"]["annotations"][TEMPLATE_ANNOTATION].as_str()
 }
 
-fn pod_name(group: &GroupKey, node: &str) -> String {
+fn pod_name(group: &GroupKey, node: &str, template: &str) -> String {
     let of = group.function.as_deref().unwrap_or(&group.pool);
     let short: String = of.chars().take(40).collect();
     let kind = if group.function.is_some() {
@@ -205,7 +238,10 @@ fn pod_name(group: &GroupKey, node: &str) -> String {
     };
     format!(
         "{kind}-{short}-{}",
-        hash(&format!("{}/{:?}/{node}", group.pool, group.function))
+        hash(&format!(
+            "{}/{:?}/{node}/{template}",
+            group.pool, group.function
+        ))
     )
 }
 
@@ -228,6 +264,7 @@ fn pod_spec(pool: &AgentPool, node: &str, settings: &PoolSettings) -> Value {
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": 30,
+        "priorityClassName": settings.priority_class,
         "tolerations": pool.spec.tolerations,
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]},
@@ -286,19 +323,44 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_pod_says_its_node_before_it_is_there() {
+        let settings = PoolSettings {
+            image: "i".to_owned(),
+            stream: "s".to_owned(),
+            stream_name: "n".to_owned(),
+            ca_pem: "c".to_owned(),
+            priority_class: None,
+        };
+        let mut pool = AgentPool::new("default", Default::default());
+        pool.metadata.namespace = Some("n".to_owned());
+        pool.metadata.uid = Some("u".to_owned());
+        let group = GroupKey {
+            namespace: "n".to_owned(),
+            pool: "default".to_owned(),
+            function: None,
+        };
+        let made = pool_pod(&pool, &group, "node-1", &settings);
+        let pod: Pod = serde_json::from_value(made.clone()).unwrap();
+        assert_eq!(node_of(&pod), Some("node-1"));
+        assert!(is_current(&pod, &made) && !is_unschedulable(&pod));
+        assert_eq!(group_of(&pod), Some(group));
+    }
+
+    #[test]
     fn a_pool_pods_name_follows_from_what_it_is() {
         let group = |function: Option<&str>| GroupKey {
             namespace: "n".to_owned(),
             pool: "default".to_owned(),
             function: function.map(str::to_owned),
         };
-        let name = pod_name(&group(None), "node-1");
+        let name = pod_name(&group(None), "node-1", "a");
         assert!(
             name.starts_with("pool-default-") && name.len() <= 63,
             "{name}"
         );
-        assert_eq!(name, pod_name(&group(None), "node-1"));
-        assert_ne!(name, pod_name(&group(None), "node-2"));
-        assert!(pod_name(&group(Some(&"x".repeat(63))), "node").len() <= 63);
+        assert_eq!(name, pod_name(&group(None), "node-1", "a"));
+        assert_ne!(name, pod_name(&group(None), "node-2", "a"));
+        assert_ne!(name, pod_name(&group(None), "node-1", "b"));
+        assert!(pod_name(&group(Some(&"x".repeat(63))), "node", "a").len() <= 63);
     }
 }

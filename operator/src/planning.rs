@@ -21,9 +21,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Cost, GroupKey, Told};
+use crate::fleet::{Brought, Cost, GroupKey, Told};
 use crate::meter::Tick;
-use crate::scaling::Scaling;
+use crate::scaling::{Decision, Scaling};
 use crate::world::{self, World};
 
 /// Time between two looks at what calls do, and between rounds that nobody asked for.
@@ -113,10 +113,11 @@ fn tick(world: &World, seconds: f64, now: Timestamp) -> bool {
         };
         let ticks = by_function.get(uid.as_str());
         let ticks = ticks.map_or(&[][..], Vec::as_slice);
+        planned.came = ticks.iter().map(|(_, tick)| tick.counted.came).sum();
         let cost = world.fleet.cost(uid);
         let alive = |pod: &str| world.fleet.is_connected(pod);
         is_other |= scaling.observe(&mut planned.sizer, now, cost, ticks, alive);
-        is_other |= scaling.size(&planned.sizer, now).0 != planned.wanted;
+        is_other |= scaling.size(&planned.sizer, now).wanted != planned.wanted;
     }
     is_other
 }
@@ -132,12 +133,29 @@ struct Planned {
     /// Nothing where `replicas` alone says how many.
     scaling: Option<Arc<Scaling>>,
     sizer: Sizer,
+    /// Calls that came between the last two ticks.
+    came: u64,
     wanted: u32,
-    /// What decided that, where something scales.
-    wanted_by: Option<&'static str>,
+    /// What that was found from, where something scales.
+    found: Option<Arc<Found>>,
     /// UID of a pod and its target, above zero, by UID.
     targets: Vec<(String, u32)>,
     short: Option<Short>,
+}
+
+/// A number as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The number and its inputs.
+    pub(crate) decision: Decision,
+    /// Name of the open window, where one is.
+    pub(crate) window: Option<String>,
+    /// When the number, or what decided it, became another.
+    pub(crate) at: Timestamp,
+    /// Calls that came within the second before.
+    pub(crate) came: u64,
+    /// Time to make an instance, in microseconds; 0 until one was made.
+    pub(crate) start_us: u32,
 }
 
 /// What of an object decides its plan.
@@ -183,11 +201,11 @@ impl Plans {
         planned.made_from.as_ref().map(|_| planned.port)
     }
 
-    /// Warm instances wanted of a function, once it was planned, and what decided that.
-    pub(crate) fn wanted(&self, uid: &str) -> Option<(u32, Option<&'static str>)> {
+    /// Warm instances wanted of a function, once it was planned, and what that was found from where something scales.
+    pub(crate) fn wanted(&self, uid: &str) -> Option<(u32, Option<Arc<Found>>)> {
         let plans = self.lock();
         let planned = plans.get(uid)?;
-        let wanted = (planned.wanted, planned.wanted_by);
+        let wanted = (planned.wanted, planned.found.clone());
         planned.made_from.as_ref().map(|_| wanted)
     }
 
@@ -228,23 +246,30 @@ struct Members {
 /// Observes, plans, and tells every pod what changed. Whether another round may move more.
 fn round(world: &World, now: Timestamp) -> bool {
     let changed = world.fleet.take_changed();
-    let groups = observe(world);
+    let mut groups = observe(world);
     let all = || groups.values().flat_map(|members| members.functions.keys());
     let alive: BTreeSet<&str> = all().map(String::as_str).collect();
     let costs = world.fleet.costs(|uid| alive.contains(uid));
     let quotas = quotas(world);
     let mut plans = world.plans.lock();
     plans.retain(|uid, _| alive.contains(uid.as_str()));
+    for brought in world.fleet.take_brought() {
+        adopt(&mut plans, &groups, brought, now);
+    }
+    // Groups of one namespace share its quota, so they are planned together.
+    let assembling = groups.keys().filter(|group| world.is_assembling(group));
+    let assembling: BTreeSet<_> = assembling.map(|group| group.namespace.clone()).collect();
+    groups.retain(|group, _| !assembling.contains(&group.namespace));
     let mut touched = Vec::new();
     for (key, members) in &groups {
         let came_or_went = changed.contains(key);
         let moved = renew(&mut plans, key, members);
-        let sized = size(&mut plans, members, now);
+        let sized = size(&mut plans, members, &costs, now);
         let all = members.functions.iter();
         let is_other = |uid: &String| came_or_went || moved.contains(uid) || sized.contains(uid);
         touched.extend(all.filter(|(uid, _)| is_other(uid)));
     }
-    let mut is_moving = false;
+    let mut is_moving = !assembling.is_empty();
     let mut groups = groups.iter().peekable();
     while let Some(&(first, _)) = groups.peek() {
         let namespace = &first.namespace;
@@ -282,8 +307,14 @@ fn observe(world: &World) -> BTreeMap<GroupKey, Members> {
             .functions
             .insert(function.uid().unwrap_or_default(), function);
     }
+    let ending = world.ending_pods();
     for (key, pods) in world.fleet.pods() {
-        groups.entry(key).or_default().pods = pods.into_iter().collect();
+        let stay = pods.iter().any(|pod| !ending.contains(pod));
+        let pods = pods
+            .into_iter()
+            .filter(|pod| !stay || !ending.contains(pod));
+        // What a pod that is being ended holds is made in others before it is gone.
+        groups.entry(key).or_default().pods = pods.collect();
     }
     for (key, members) in &mut groups {
         let pool = ObjectRef::new(&key.pool).within(&key.namespace);
@@ -355,16 +386,45 @@ fn renew<'a>(
             .filter(|_| is_usable)
             .and_then(|port| placed(function, port));
         planned.scaling = scaling.ok().flatten().map(Arc::new);
-        (planned.wanted, planned.wanted_by) = (convert::replicas(&function.spec), None);
+        (planned.wanted, planned.found) = (convert::replicas(&function.spec), None);
         (planned.port, planned.made_from) = (port, Some(made_from));
     }
     moved
+}
+
+/// Takes over what a pod that came was told earlier, maybe by the leader before this one: what it holds stays where it is, and
+/// a number that calls raised does not fall because another looks at it.
+fn adopt(
+    plans: &mut HashMap<String, Planned>,
+    groups: &BTreeMap<GroupKey, Members>,
+    brought: Brought,
+    now: Timestamp,
+) {
+    let Some(members) = groups.get(&brought.group) else {
+        return;
+    };
+    for (uid, target) in brought.targets {
+        let Some(function) = members.functions.get(&uid) else {
+            continue;
+        };
+        let planned = plans.entry(uid).or_default();
+        let is_known = planned.targets.iter().any(|(pod, _)| *pod == brought.pod);
+        if !is_known {
+            planned.targets.push((brought.pod.clone(), target));
+            planned.targets.sort();
+        }
+        // Also where a plan was made already: a pod may come late.
+        if let Ok(Some(scaling)) = Scaling::of(&function.spec) {
+            scaling.assume(&mut planned.sizer, now, &brought.pod, target);
+        }
+    }
 }
 
 /// Finds the numbers of those that scale. Returns those that have another one than before.
 fn size<'a>(
     plans: &mut HashMap<String, Planned>,
     members: &'a Members,
+    costs: &HashMap<String, Cost>,
     now: Timestamp,
 ) -> BTreeSet<&'a String> {
     let mut sized = BTreeSet::new();
@@ -375,10 +435,19 @@ fn size<'a>(
         let Some(scaling) = &planned.scaling else {
             continue;
         };
-        let (wanted, word) = scaling.size(&planned.sizer, now);
-        if (planned.wanted, planned.wanted_by) != (wanted, Some(word)) {
+        let decision = scaling.size(&planned.sizer, now);
+        let found = planned.found.as_ref().map(|found| &found.decision);
+        if found.is_none_or(|found| (found.wanted, found.by) != (decision.wanted, decision.by)) {
+            let window = decision.window;
+            let found = Found {
+                decision,
+                window: window.map(|(index, _)| scaling.window_name(index).to_owned()),
+                at: now,
+                came: planned.came,
+                start_us: costs.get(uid).map_or(0, |cost| cost.start_us),
+            };
+            (planned.wanted, planned.found) = (decision.wanted, Some(Arc::new(found)));
             sized.insert(uid);
-            (planned.wanted, planned.wanted_by) = (wanted, Some(word));
         }
     }
     sized
@@ -474,7 +543,9 @@ fn apply<'a>(
         planned.targets = targets.collect();
     }
     for (pod, wanted) in members.pods.iter().zip(wanted) {
-        world.fleet.tell(pod, &wanted);
+        if let Some((serial, report)) = world.fleet.tell(pod, &wanted) {
+            world.report(pod, serial, report);
+        }
     }
     touched
 }
@@ -482,7 +553,9 @@ fn apply<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::Fleet;
     use crate::world::fake;
+    use k8s_openapi::jiff::SignedDuration;
     use serde_json::{Value, json};
     use tokio::sync::mpsc;
 
@@ -493,7 +566,12 @@ mod tests {
     }
 
     fn connected(world: &World, pod: &str) -> (u64, Messages) {
-        world.connect(fake::pod(pod))
+        connected_with(world, pod, None)
+    }
+
+    fn connected_with(world: &World, pod: &str, first: Option<proto::Report>) -> (u64, Messages) {
+        let (sender, messages) = Fleet::outbox();
+        (world.connect(fake::pod(pod), sender, first), messages)
     }
 
     /// The targets that a pod was told, by the function's name, and the ports.
@@ -637,7 +715,11 @@ mod tests {
         let (_, mut two) = connected(&world, "two");
         round(&world, now());
         assert_eq!(targets(&mut one), expected(&[("a", 1)]));
-        assert_eq!(world.plans.wanted("uid-a"), Some((2, Some("Replicas"))));
+        let wanted = || {
+            let (wanted, found) = world.plans.wanted("uid-a").unwrap();
+            found.map(|found| (wanted, found.decision.by, found.decision.calls, found.came))
+        };
+        assert_eq!(wanted(), Some((2, "Replicas", 0, 0)));
         let report = |count| {
             let function = proto::FunctionReport {
                 r#ref: Some(proto::FunctionRef {
@@ -669,9 +751,87 @@ mod tests {
         assert!(tick(&world, 1.0, now()));
         while round(&world, now()) {}
         // Eight at once, and what comes above that in one of a hundred cases; no more than the maximum.
-        assert_eq!(world.plans.wanted("uid-a"), Some((9, Some("Maximum"))));
+        assert_eq!(wanted(), Some((9, "Maximum", 15, 8)));
         assert_eq!(targets(&mut one), expected(&[("a", 8)]));
         assert!(targets(&mut two)["a"] == 1);
+    }
+
+    #[test]
+    fn a_new_leader_leaves_what_is_held_where_it_is() {
+        let scaling = json!({"replicas": 2, "scaling": {"maxReplicas": 99}});
+        let functions = [
+            fake::function("steady", json!({"replicas": 7})),
+            fake::function("busy", scaling),
+        ];
+        let pods = ["one", "two"].map(fake::ready_pod);
+        let world = fake::world_with_pods(&functions, &[], &[], &pods);
+        let holds = |steady: u32, busy: u32| {
+            let function = |name: &str, target| proto::FunctionReport {
+                r#ref: Some(proto::FunctionRef {
+                    namespace: "n".to_owned(),
+                    name: name.to_owned(),
+                    uid: format!("uid-{name}"),
+                }),
+                state: proto::State::Serving.into(),
+                answers: true,
+                target,
+                ..proto::FunctionReport::default()
+            };
+            Some(proto::Report {
+                complete: true,
+                functions: vec![function("steady", steady), function("busy", busy)],
+                ..proto::Report::default()
+            })
+        };
+        let (_, mut one) = connected_with(&world, "one", holds(3, 20));
+        // The other one has not come back: nobody is told anything.
+        assert!(round(&world, now()) && told(&mut one).is_empty());
+        assert_eq!(world.plans.wanted("uid-busy"), None);
+        let (_, mut two) = connected_with(&world, "two", holds(4, 1));
+        round(&world, now());
+        assert_eq!(targets(&mut one), expected(&[("busy", 20), ("steady", 3)]));
+        assert_eq!(targets(&mut two), expected(&[("busy", 1), ("steady", 4)]));
+        // What they said is heard, now that they were told.
+        let heard = world.fleet.hosts_of("uid-busy");
+        assert!(heard.len() == 2 && heard.iter().all(|host| host.report.is_some()));
+        // Without calls, it falls as it would have fallen under the leader before.
+        let later = |seconds: i64| now() + SignedDuration::from_secs(seconds);
+        for second in 1..60 {
+            tick(&world, 1.0, later(second));
+            assert_eq!(scaled(&world, "uid-busy", later(second)), 21, "{second}");
+        }
+        for second in 60..200 {
+            tick(&world, 1.0, later(second));
+        }
+        assert_eq!(scaled(&world, "uid-busy", later(200)), 2);
+    }
+
+    #[test]
+    fn a_pod_that_comes_late_brings_what_its_calls_needed() {
+        let scaling = json!({"replicas": 1, "scaling": {"maxReplicas": 99}});
+        let world = fake::world(&[fake::function("a", scaling)], &[], &[]);
+        assert_eq!(scaled(&world, "uid-a", now()), 1);
+        let function = proto::FunctionReport {
+            r#ref: Some(proto::FunctionRef {
+                uid: "uid-a".to_owned(),
+                ..proto::FunctionRef::default()
+            }),
+            target: 5,
+            ..proto::FunctionReport::default()
+        };
+        let report = proto::Report {
+            functions: vec![function],
+            ..proto::Report::default()
+        };
+        let (_, mut pod) = connected_with(&world, "one", Some(report));
+        assert_eq!(scaled(&world, "uid-a", now()), 5);
+        assert_eq!(targets(&mut pod), expected(&[("a", 5)]));
+    }
+
+    /// What is wanted of a function that scales, after another round.
+    fn scaled(world: &World, uid: &str, now: Timestamp) -> u32 {
+        round(world, now);
+        world.plans.wanted(uid).unwrap().0
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_api::condition::{ConditionType, Reason, Wanted};
 use hearth_api::v1alpha1::{AgentPool, AgentPoolStatus, Isolation};
@@ -17,11 +17,15 @@ use serde_json::json;
 
 use crate::fleet::GroupKey;
 use crate::objects::{self, PoolSettings};
+use crate::pace::Pace;
 use crate::retry::Retries;
+use crate::succession::{self, Slot, There};
 use crate::world::World;
 
 /// A look at what nobody told us about.
 const RESYNC: Duration = Duration::from_secs(300);
+/// Looks again at a pod that waits for its successor to answer.
+const SUCCESSION_LOOK: Duration = Duration::from_secs(1);
 
 /// What reconciling works with.
 pub(crate) struct Context {
@@ -33,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) settings: PoolSettings,
     /// Backoff per object.
     pub(crate) retries: Retries,
+    /// Whose numbers are written when.
+    pub(crate) pace: Pace,
 }
 
 /// Names of the nodes that get a pod of the pool: Ready, verified by the installer, matching the selector; sorted.
@@ -117,41 +123,23 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
     for group in &used {
         for node in nodes(&context.world, pool) {
             let pod = objects::pool_pod(pool, group, &node, &context.settings);
-            wanted.insert(
-                pod["metadata"]["name"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
-                pod,
-            );
+            wanted.insert((group.clone(), node), pod);
         }
     }
-    for pod in &there {
-        let ended = pod
-            .status
-            .as_ref()
-            .and_then(|s| s.phase.as_deref())
-            .is_some_and(|phase| phase == "Failed" || phase == "Succeeded");
-        let keep = wanted
-            .get(&pod.name_any())
-            .is_some_and(|wanted| objects::is_current(pod, wanted))
-            && !ended;
-        let stays =
-            !wanted.contains_key(&pod.name_any()) && stays(pod, pool, &used, &known) && !ended;
-        if !keep && !stays && pod.metadata.deletion_timestamp.is_none() {
-            tracing::info!(pod = %pod.name_any(), ended, "delete pool pod");
-            ignore_absent(
-                api.delete(&pod.name_any(), &DeleteParams::default())
-                    .await
-                    .map(drop),
-            )?;
-        }
+    let staying = there
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let staying: Vec<_> = staying
+        .map(|pod| seen(pod, pool, &wanted, &used, &known, context))
+        .collect();
+    let steps = succession::steps(wanted.keys(), &staying);
+    for name in &steps.delete {
+        tracing::info!(pod = %name, "delete pool pod");
+        ignore_absent(api.delete(name, &DeleteParams::default()).await.map(drop))?;
     }
-    for (name, pod) in &wanted {
-        if there.iter().any(|pod| &pod.name_any() == name) {
-            continue;
-        }
-        let pod: Pod = serde_json::from_value(pod.clone()).map_err(kube::Error::SerdeError)?;
+    for slot in &steps.make {
+        let pod: Pod =
+            serde_json::from_value(wanted[slot].clone()).map_err(kube::Error::SerdeError)?;
         match api
             .create(
                 &PostParams {
@@ -162,14 +150,44 @@ async fn pass(pool: &AgentPool, context: &Context) -> Result<Action, kube::Error
             )
             .await
         {
-            Ok(_) => tracing::info!(pod = %name, "made pool pod"),
+            Ok(_) => tracing::info!(pod = %pod.name_any(), "made pool pod"),
             // The cache is behind; the pod's own event comes.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(error),
         }
     }
-    write_status(pool, &there, wanted.len(), context).await?;
-    Ok(Action::requeue(RESYNC))
+    let wait = write_status(pool, &there, wanted.len(), context).await?;
+    let look = match steps.is_waiting {
+        true => SUCCESSION_LOOK,
+        false => RESYNC,
+    };
+    Ok(Action::requeue(wait.map_or(look, |wait| wait.min(look))))
+}
+
+/// A pod as [`succession::steps`] sees it.
+fn seen(
+    pod: &Pod,
+    pool: &AgentPool,
+    wanted: &BTreeMap<Slot, serde_json::Value>,
+    used: &BTreeSet<GroupKey>,
+    known: &[Arc<Node>],
+    context: &Context,
+) -> There {
+    let slot = objects::group_of(pod).zip(objects::node_of(pod).map(str::to_owned));
+    let template = slot.as_ref().and_then(|slot| wanted.get(slot));
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    let fleet = &context.world.fleet;
+    let answers = fleet.answered_by(&pod.uid().unwrap_or_default());
+    There {
+        name: pod.name_any(),
+        is_current: template.is_some_and(|wanted| objects::is_current(pod, wanted)),
+        is_ended: matches!(phase, Some("Failed" | "Succeeded")),
+        is_stuck: objects::is_unschedulable(pod),
+        stays: stays(pod, pool, used, known),
+        is_unknown: answers.is_none() && objects::is_ready(pod) && !fleet.is_settled(),
+        answers,
+        slot,
+    }
 }
 
 /// Whether a pod goes on although its node gets no new one: the node is cordoned, its kubelet is silent or its runtime
@@ -218,12 +236,14 @@ fn groups(pool: &AgentPool, world: &World) -> BTreeSet<GroupKey> {
         .collect()
 }
 
+/// Writes the status where it says something else than before. Returns how long to wait where only numbers differ and it is
+/// not their turn: of a thousand pods that connect, not each is a write.
 async fn write_status(
     pool: &AgentPool,
     there: &[Arc<Pod>],
     wanted: usize,
     context: &Context,
-) -> Result<(), kube::Error> {
+) -> Result<Option<Duration>, kube::Error> {
     let connected = there
         .iter()
         .filter(|pod| {
@@ -274,7 +294,21 @@ async fn write_status(
         connected: i32::try_from(connected).unwrap_or(i32::MAX),
     };
     if status == before {
-        return Ok(());
+        return Ok(None);
+    }
+    let meaning = |status: &AgentPoolStatus| {
+        let conditions = status.conditions.iter();
+        let conditions: Vec<_> = conditions
+            .map(|c| (c.status.clone(), c.reason.clone()))
+            .collect();
+        (conditions, status.observed_generation)
+    };
+    if meaning(&status) == meaning(&before)
+        && let Err(wait) = context
+            .pace
+            .take(&pool.uid().unwrap_or_default(), Instant::now())
+    {
+        return Ok(Some(wait));
     }
     let pools: Api<AgentPool> = Api::namespaced(
         context.client.clone(),
@@ -288,7 +322,7 @@ async fn write_status(
             &Patch::Apply(patch),
         )
         .await?;
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use crate::leader;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::objects::PoolSettings;
+use crate::pace::Pace;
 use crate::planning::Rounds;
 use crate::retry::Retries;
 use crate::world::{Stores, World, pool_name};
@@ -64,6 +65,7 @@ pub(crate) async fn run(
         stream: stream_address(&client, &config).await?,
         stream_name: name,
         ca_pem: certificates.ca.clone(),
+        priority_class: config.pool_priority_class.clone(),
     };
     let (function_changed, function_changes) = mpsc::unbounded_channel();
     let (pool_changed, pool_changes) = mpsc::unbounded_channel();
@@ -272,6 +274,7 @@ impl Controllers {
             recorder: Recorder::new(client.clone(), reporter),
             metrics,
             retries: Retries::default(),
+            pace: Pace::default(),
         });
         let by_pool = world.clone();
         let functions = self
@@ -298,6 +301,7 @@ impl Controllers {
             world,
             settings,
             retries: Retries::default(),
+            pace: Pace::default(),
         });
         let pools = self
             .pools

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hearth_api::convert;
 use hearth_api::v1alpha1::{AgentFunctionSpec, ScalingPolicy};
-use hearth_planner::size::{Bounds, Cost, Policy, Rule, Seen, Sized, Sizer};
+use hearth_planner::size::{Bounds, Cost, Policy, Rule, Seen, Sizer};
 use hearth_planner::windows::Window;
 use k8s_openapi::jiff::Timestamp;
 
@@ -25,7 +25,8 @@ pub(crate) struct Scaling {
     window: Duration,
     /// Share of what does not suffice for all.
     pub(crate) weight: NonZeroU32,
-    windows: Vec<Window>,
+    /// Each with its name.
+    windows: Vec<(String, Window)>,
     replicas: u32,
     is_reused: bool,
 }
@@ -54,10 +55,13 @@ impl Scaling {
             let zone = window.time_zone.as_deref().unwrap_or("UTC");
             let length = Duration::from_secs(60 * u64::from(number(window.minutes)));
             let made = Window::new(&window.start, zone, length, number(window.replicas));
-            made.map_err(|problem| InvalidScaling {
-                name: window.name.clone(),
-                problem,
-            })
+            match made {
+                Ok(made) => Ok((window.name.clone(), made)),
+                Err(problem) => Err(InvalidScaling {
+                    name: window.name.clone(),
+                    problem,
+                }),
+            }
         });
         let seconds = scaling.scale_down_seconds.map(number);
         Ok(Some(Self {
@@ -103,25 +107,64 @@ impl Scaling {
         sizer.observe(second(now), self.window, cost, seen, alive)
     }
 
-    /// The number that is wanted now, and the word for what decided it.
-    pub(crate) fn size(&self, sizer: &Sizer, now: Timestamp) -> (u32, &'static str) {
-        let open = self.windows.iter().map(|window| window.least(now)).max();
-        let open = open.unwrap_or(0);
+    /// Has a sizer go on from what another found for a pod.
+    pub(crate) fn assume(&self, sizer: &mut Sizer, now: Timestamp, pod: &str, level: u32) {
+        sizer.assume(second(now), self.window, pod, level);
+    }
+
+    /// The number that is wanted now.
+    pub(crate) fn size(&self, sizer: &Sizer, now: Timestamp) -> Decision {
+        let open = self.windows.iter().enumerate();
+        let open = open.map(|(index, (_, window))| (window.least(now), index));
+        let open = open.filter(|(replicas, _)| *replicas > 0).max();
+        let window = open.map_or(0, |(replicas, _)| replicas);
         let bounds = Bounds {
-            least: self.replicas.max(open),
+            least: self.replicas.max(window),
             most: self.most,
             window: self.window,
         };
-        let Sized { wanted, rule } = sizer.size(second(now), self.policy, bounds);
-        let word = match rule {
-            Rule::Least if open > self.replicas => "Window",
+        let sized = sizer.size(second(now), self.policy, bounds);
+        let by = match sized.rule {
+            Rule::Least if window > self.replicas => "Window",
             Rule::Least => "Replicas",
             Rule::Calls => "Calls",
             Rule::Forecast => "Forecast",
             Rule::Most => "Maximum",
         };
-        (wanted, word)
+        Decision {
+            wanted: sized.wanted,
+            by,
+            replicas: self.replicas,
+            window: open.map(|(replicas, index)| (index, replicas)),
+            calls: sized.calls,
+            forecast: sized.forecast,
+            maximum: self.most,
+        }
     }
+
+    /// Name of a window, by its index.
+    pub(crate) fn window_name(&self, index: usize) -> &str {
+        &self.windows[index].0
+    }
+}
+
+/// A number, and what it was found from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Decision {
+    /// Warm instances that are wanted.
+    pub(crate) wanted: u32,
+    /// The word for what decided that.
+    pub(crate) by: &'static str,
+    /// `spec.replicas`.
+    pub(crate) replicas: u32,
+    /// Index of the open window that asks for most, and what it asks for.
+    pub(crate) window: Option<(usize, u32)>,
+    /// What calls of late need.
+    pub(crate) calls: u32,
+    /// What was needed on earlier days.
+    pub(crate) forecast: u32,
+    /// The upper bound.
+    pub(crate) maximum: u32,
 }
 
 fn second(now: Timestamp) -> u64 {
@@ -168,7 +211,13 @@ mod tests {
             let (mut sizer, now) = (Sizer::default(), time.parse().unwrap());
             let is_other = scaling.observe(&mut sizer, now, cost, &[("p", &tick(came))], |_| true);
             assert_eq!(is_other, came > 0);
-            assert_eq!(scaling.size(&sizer, now), expected, "{time} {came}");
+            let decision = scaling.size(&sizer, now);
+            assert_eq!((decision.wanted, decision.by), expected, "{time} {came}");
+            let office = decision
+                .window
+                .map(|(index, replicas)| (scaling.window_name(index), replicas));
+            assert_eq!(office, time.contains("T08").then_some(("office", 5)));
+            assert_eq!((decision.replicas, decision.maximum), (2, 9));
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::Stream;
 use hearth_api::RUNTIME_CLASS;
 use hearth_contract::proto::stream_server::{Stream as StreamService, StreamServer};
-use hearth_contract::proto::{FromOperator, FromPod, Hello, from_pod};
-use hearth_contract::{STREAM_AUDIENCE, STREAM_PROTOCOL};
+use hearth_contract::proto::{FromOperator, FromPod, Hello, Report, from_pod};
+use hearth_contract::{STREAM_AUDIENCE, STREAM_PROTOCOLS};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
@@ -18,12 +18,14 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::fleet::PodInfo;
+use crate::fleet::{Fleet, PodInfo};
 use crate::objects;
 use crate::world::World;
 
 /// How long a pod may take to say who it is.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a pod may take to say what it holds, before it is told what it should hold.
+const FIRST_REPORT: Duration = Duration::from_secs(1);
 /// Extra fields of a TokenReview that name the pod a token is bound to (KEP-1205).
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -157,11 +159,19 @@ impl StreamService for Service {
         }
         let uid = info.uid.clone();
         tracing::info!(pod = %info.name, node = %info.node, shim = %hello.shim_version, "pool pod connected");
-        let (serial, outgoing) = self.world.connect(info);
+        let (sender, outgoing) = Fleet::outbox();
         let world = self.world.clone();
         tokio::spawn(async move {
+            // A shim says what it holds as soon as it is answered; one that does not is told all the same.
+            let first = tokio::time::timeout(FIRST_REPORT, incoming.next()).await;
+            let first = match first {
+                Ok(Some(Ok(message))) => report_in(message),
+                Ok(Some(Err(_)) | None) => return,
+                Err(_) => None,
+            };
+            let serial = world.connect(info, sender, first);
             while let Some(Ok(message)) = incoming.next().await {
-                if let Some(from_pod::Message::Report(report)) = message.message {
+                if let Some(report) = report_in(message) {
                     world.report(&uid, serial, report);
                 }
             }
@@ -180,11 +190,49 @@ async fn hello(incoming: &mut Streaming<FromPod>) -> Result<Hello, Status> {
     let Some(from_pod::Message::Hello(hello)) = first.and_then(|message| message.message) else {
         return Err(Status::invalid_argument("the first message is not Hello"));
     };
-    if hello.protocol != STREAM_PROTOCOL {
-        return Err(Status::failed_precondition(format!(
-            "the shim speaks protocol {}, this operator {STREAM_PROTOCOL}; upgrade the older one",
-            hello.protocol
-        )));
-    }
+    speaks(hello.protocol)?;
     Ok(hello)
+}
+
+fn report_in(message: FromPod) -> Option<Report> {
+    match message.message {
+        Some(from_pod::Message::Report(report)) => Some(report),
+        Some(from_pod::Message::Hello(_)) | None => None,
+    }
+}
+
+/// Whether this operator speaks what a shim speaks.
+fn speaks(protocol: u32) -> Result<(), Status> {
+    if STREAM_PROTOCOLS.contains(&protocol) {
+        return Ok(());
+    }
+    let (oldest, newest) = (STREAM_PROTOCOLS.start(), STREAM_PROTOCOLS.end());
+    let help = match protocol < *oldest {
+        true => "upgrade the node's installation",
+        false => "upgrade the operator",
+    };
+    Err(Status::failed_precondition(format!(
+        "the shim speaks protocol {protocol} of the stream, this operator {oldest} to {newest}; {help}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_spoken_is_refused_with_who_is_to_be_upgraded() {
+        for protocol in STREAM_PROTOCOLS {
+            assert!(speaks(protocol).is_ok());
+        }
+        for (protocol, help) in [
+            (STREAM_PROTOCOLS.start() - 1, "the node's installation"),
+            (STREAM_PROTOCOLS.end() + 1, "the operator"),
+        ] {
+            let refusal = speaks(protocol).unwrap_err();
+            // The code by which a shim knows that dialling again does not help.
+            assert_eq!(refusal.code(), tonic::Code::FailedPrecondition);
+            assert!(refusal.message().contains(help), "{refusal}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! What the operator knows: stores of objects, connected pods, the plan.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hearth_api::DEFAULT_POOL;
 use hearth_api::v1alpha1::{AgentFunction, AgentPool, Isolation};
@@ -13,9 +14,13 @@ use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc;
 
-use crate::fleet::{Fleet, GroupKey, Host, PodInfo};
+use crate::fleet::{self, Fleet, GroupKey, Host, PodInfo};
 use crate::meter::{Meter, Reading};
+use crate::objects;
 use crate::planning::{Plans, Rounds};
+
+/// How long a new leader waits for the pods of a group, which dial again after pauses of up to five seconds.
+const ASSEMBLY: Duration = Duration::from_secs(6);
 
 /// Cached objects.
 pub(crate) struct Stores {
@@ -48,6 +53,7 @@ pub(crate) struct World {
     /// Who asks for planning.
     pub(crate) rounds: Arc<Rounds>,
     leading: AtomicBool,
+    led_since: Mutex<Option<Instant>>,
     changed: mpsc::UnboundedSender<ObjectRef<AgentFunction>>,
 }
 
@@ -65,6 +71,7 @@ impl World {
             plans: Plans::default(),
             rounds,
             leading: AtomicBool::new(false),
+            led_since: Mutex::default(),
             changed,
         }
     }
@@ -77,15 +84,47 @@ impl World {
     /// Changed by the lease.
     pub(crate) fn set_leading(&self, leading: bool) {
         self.fleet.unsettle();
+        *self
+            .led_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = leading.then(Instant::now);
         self.leading.store(leading, Ordering::Relaxed);
         self.rounds.ask();
     }
 
-    /// A pod connected; the next round tells it everything that is its.
-    pub(crate) fn connect(&self, info: PodInfo) -> (u64, mpsc::Receiver<proto::FromOperator>) {
-        let connected = self.fleet.connect(info);
+    /// A pod connected, and maybe said already what it holds; the next round tells it everything that is its. Returns the
+    /// connection's serial.
+    pub(crate) fn connect(
+        &self,
+        info: PodInfo,
+        sender: fleet::Sender,
+        first: Option<proto::Report>,
+    ) -> u64 {
+        let serial = self.fleet.connect(info, sender, first);
         self.rounds.ask();
-        connected
+        serial
+    }
+
+    /// UIDs of the pool pods that are being ended.
+    pub(crate) fn ending_pods(&self) -> BTreeSet<String> {
+        let pods = self.stores.pods.state().into_iter();
+        let ending = pods.filter(|pod| pod.metadata.deletion_timestamp.is_some());
+        ending.filter_map(|pod| pod.uid()).collect()
+    }
+
+    /// Whether pods of a group may still come whose streams the leader before this one had. Until they did, nobody knows
+    /// what is held where.
+    pub(crate) fn is_assembling(&self, group: &GroupKey) -> bool {
+        let since = *self
+            .led_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() < ASSEMBLY)
+            && self.stores.pods.state().iter().any(|pod| {
+                objects::group_of(pod).as_ref() == Some(group)
+                    && objects::is_ready(pod)
+                    && pod.uid().is_some_and(|uid| !self.fleet.is_connected(&uid))
+            })
     }
 
     /// A connection ended: its functions are spread over the pods that remain.
@@ -105,13 +144,15 @@ impl World {
         }
     }
 
-    /// What the functions do that were called lately: namespace, name, reading.
+    /// What all functions do: namespace, name, reading. Only the leader hears of it.
     pub(crate) fn readings(&self) -> Vec<(String, String, Reading)> {
+        if !self.is_leading() {
+            return Vec::new();
+        }
         let functions = self.stores.functions.state().into_iter();
         functions
             .filter_map(|function| {
-                let uid = function.metadata.uid.as_deref()?;
-                let reading = self.meter.knows(uid).then(|| self.meter.read(uid))?;
+                let reading = self.meter.read(function.metadata.uid.as_deref()?);
                 let namespace = function.namespace().unwrap_or_default();
                 Some((namespace, function.name_any(), reading))
             })
@@ -190,6 +231,46 @@ pub(crate) fn pinned(function: &AgentFunction) -> Option<String> {
         .filter(|_| bundle.image.is_some() && bundle.image == function.spec.bundle.image)
 }
 
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_leader_reads_what_is_there_and_nobody_else_reads() {
+        let world = fake::world(&[fake::function("a", json!({}))], &[], &[]);
+        let tick = crate::meter::Tick {
+            in_use: 2,
+            ..crate::meter::Tick::default()
+        };
+        // One that was deleted while it was called.
+        world
+            .meter
+            .tick(1.0, [("uid-a", &tick), ("uid-gone", &tick)]);
+        let readings = world.readings();
+        assert_eq!(readings.len(), 1);
+        assert_eq!(
+            (readings[0].1.as_str(), readings[0].2.in_flight),
+            ("a", 2.0)
+        );
+        let metrics = crate::metrics::Metrics::new();
+        metrics.read(&readings);
+        assert!(
+            metrics
+                .text()
+                .contains("hearth_in_flight{function=\"a\",namespace=\"n\"} 2")
+        );
+        metrics.read(&[]);
+        assert!(
+            !metrics.text().contains("function="),
+            "a deleted function's metrics stay"
+        );
+        world.set_leading(false);
+        assert!(world.readings().is_empty());
+    }
+}
+
 /// A world of objects that no API server holds.
 #[cfg(test)]
 pub(crate) mod fake {
@@ -226,10 +307,20 @@ pub(crate) mod fake {
 
     /// A world that leads, with functions, pools and quotas.
     pub(crate) fn world(functions: &[Value], pools: &[Value], quotas: &[Value]) -> World {
+        world_with_pods(functions, pools, quotas, &[])
+    }
+
+    /// A world that leads, with pool pods too.
+    pub(crate) fn world_with_pods(
+        functions: &[Value],
+        pools: &[Value],
+        quotas: &[Value],
+        pods: &[Value],
+    ) -> World {
         let stores = Stores {
             functions: store(functions),
             pools: store(pools),
-            pods: store(&[]),
+            pods: store(pods),
             nodes: store(&[]),
             quotas: store(quotas),
             services: store(&[]),
@@ -238,6 +329,15 @@ pub(crate) mod fake {
         let world = World::new(stores, Arc::default(), mpsc::unbounded_channel().0);
         world.set_leading(true);
         world
+    }
+
+    /// The object of [`pod`], as it is while it runs.
+    pub(crate) fn ready_pod(uid: &str) -> Value {
+        json!({
+            "metadata": {"name": uid, "namespace": "n", "uid": uid, "labels": {hearth_api::POOL_LABEL: DEFAULT_POOL}},
+            "spec": {"nodeName": format!("node-of-{uid}"), "containers": []},
+            "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
+        })
     }
 
     /// A pod of the pool `default` in the namespace `n`.

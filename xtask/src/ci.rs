@@ -4,10 +4,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use hearth_cluster::{Layout, Steps, down, tools};
+use hearth_cluster::{Layout, Steps, down};
 
 use crate::images::Build;
-use crate::{bundles, codegen, directions, fuzz, up};
+use crate::{bundles, chart, codegen, directions, fuzz, up};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u64 = 3;
@@ -72,72 +72,7 @@ fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
     steps.step("codegen drift");
     codegen::run(layout.repository(), true)?;
     steps.step("chart");
-    chart(layout, steps)
-}
-
-/// The one value without a default.
-const REGISTRY: [&str; 2] = ["--set", "image.registry=registry.example/hearth"];
-
-/// Values that the chart refuses, and what it says then.
-const REFUSED: [(&str, &str); 6] = [
-    (
-        "node.mode=remove",
-        "'/node/mode': value must be one of 'install', 'uninstall'",
-    ),
-    (
-        "operator.replicas=two",
-        "'/operator/replicas': got string, want integer",
-    ),
-    (
-        "node.deadlineSeconds=0",
-        "'/node/deadlineSeconds': minimum: got 0, want 1",
-    ),
-    (
-        "node.binDir=opt/hearth/bin",
-        "'/node/binDir': 'opt/hearth/bin' does not match",
-    ),
-    (
-        "node.mod=uninstall",
-        "'/node': additional properties 'mod' not allowed",
-    ),
-    ("image.registry=", "image.registry is not set"),
-];
-
-fn chart(layout: &Layout, steps: &Steps) -> Result<()> {
-    tools::build(layout, steps)?;
-    let chart = layout.repository().join("charts/hearth");
-    let mut lint = Command::new(layout.tool("helm"));
-    run_command(lint.arg("lint").arg(&chart).arg("--strict").args(REGISTRY))?;
-    for mode in [
-        "node.mode=install",
-        "node.mode=uninstall",
-        "customMetrics.enabled=false",
-    ] {
-        let (is_taken, said) = template(layout, mode)?;
-        ensure!(is_taken, "the chart refuses {mode}: {said}");
-    }
-    for (value, sentence) in REFUSED {
-        let (is_taken, said) = template(layout, value)?;
-        ensure!(
-            !is_taken && said.contains(sentence),
-            "the chart should refuse {value} and say {sentence:?}; it says: {said}"
-        );
-    }
-    Ok(())
-}
-
-/// Renders the chart with one value more. Returns whether it is taken, and what helm says.
-fn template(layout: &Layout, value: &str) -> Result<(bool, String)> {
-    let mut template = Command::new(layout.tool("helm"));
-    template
-        .args(["template", "hearth"])
-        .arg(layout.repository().join("charts/hearth"))
-        .args(["--namespace", "hearth-system"])
-        .args(REGISTRY)
-        .args(["--set", value]);
-    let output = template.output().context("run helm template")?;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Ok((output.status.success(), said))
+    chart::check(layout, steps)
 }
 
 fn on_cluster(build: &Build, steps: &Steps) -> Result<()> {
@@ -148,7 +83,7 @@ fn on_cluster(build: &Build, steps: &Steps) -> Result<()> {
     run_command(Command::new(xtask).arg("e2e"))
 }
 
-fn run_command(command: &mut Command) -> Result<()> {
+pub(crate) fn run_command(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("run {program}"))?;
     let words: Vec<_> = command

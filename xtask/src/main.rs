@@ -1,6 +1,7 @@
 //! Chores of this repository. `cargo xtask help` lists them.
 
 mod bundles;
+mod chart;
 mod ci;
 mod codegen;
 mod directions;

@@ -14,10 +14,16 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* An image. Argument: a list of the root and the image's last word. */}}
+{{/* An image: by its digest where one is given, else by the tag. Argument: a list of the root and the image's last word. */}}
 {{- define "hearth.image" -}}
 {{- $root := index . 0 -}}
-{{ required "image.registry is not set: name the registry and path that hold Hearth's images, for example --set image.registry=REGISTRY/hearth" $root.Values.image.registry }}/{{ index . 1 }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+{{- $name := index . 1 -}}
+{{- $registry := required "image.registry is not set: name the registry and path that hold Hearth's images, for example --set image.registry=REGISTRY/hearth" $root.Values.image.registry -}}
+{{- with index $root.Values.image.digests $name -}}
+{{ $registry }}/{{ $name }}@{{ . }}
+{{- else -}}
+{{ $registry }}/{{ $name }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+{{- end -}}
 {{- end }}
 
 {{- define "hearth.pullSecrets" -}}

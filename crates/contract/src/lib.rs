@@ -34,6 +34,9 @@ pub use outcome::{FailureReason, Outcome, StartKind, brief};
 /// raise it.
 pub const STREAM_PROTOCOL: u32 = 1;
 
+/// Versions that an operator speaks: while a cluster is upgraded, nodes have shims of the version before.
+pub const STREAM_PROTOCOLS: std::ops::RangeInclusive<u32> = 1..=STREAM_PROTOCOL;
+
 /// Audience of the projected ServiceAccount token with which a pool pod's shim proves which pod it serves.
 pub const STREAM_AUDIENCE: &str = "hearth.dev/stream";
 

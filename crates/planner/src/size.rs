@@ -135,6 +135,10 @@ pub struct Sized {
     pub wanted: u32,
     /// What decided it.
     pub rule: Rule,
+    /// What calls of late need, 0 where the policy does not ask.
+    pub calls: u32,
+    /// What was needed on earlier days, 0 where the policy does not ask.
+    pub forecast: u32,
 }
 
 /// What is remembered of one function.
@@ -149,6 +153,16 @@ impl Sizer {
     pub fn remember(&mut self, history: History) {
         if self.history.is_empty() {
             self.history = history;
+        }
+    }
+
+    /// Takes a pod for one that has needed `level` instances up to a second (since the epoch), unless it knows better. For
+    /// who was not there when that was found: from then on it falls as it would have fallen.
+    pub fn assume(&mut self, second: u64, window: Duration, pod: &str, level: u32) {
+        if level > 0 && !self.levels.contains_key(pod) {
+            let mut assumed = Level::default();
+            assumed.observe(second, level, window);
+            self.levels.insert(pod.to_owned(), assumed);
         }
     }
 
@@ -230,12 +244,15 @@ impl Sizer {
         .rev()
         .max_by_key(|(wanted, _)| *wanted)
         .unwrap_or((bounds.least, Rule::Least));
-        match wanted > bounds.most {
-            true => Sized {
-                wanted: bounds.most,
-                rule: Rule::Most,
-            },
-            false => Sized { wanted, rule },
+        let (wanted, rule) = match wanted > bounds.most {
+            true => (bounds.most, Rule::Most),
+            false => (wanted, rule),
+        };
+        Sized {
+            wanted,
+            rule,
+            calls,
+            forecast,
         }
     }
 }
@@ -319,6 +336,25 @@ mod tests {
             assert!(pair[1] <= pair[0] && pair[0] - pair[1] <= (pair[0] / 10).max(1));
         }
         assert_eq!(sizes[299], 1);
+    }
+
+    #[test]
+    fn what_another_found_falls_as_it_would_have_fallen() {
+        let bounds = Bounds {
+            least: 1,
+            most: 1000,
+            window: WINDOW,
+        };
+        let mut sizer = Sizer::default();
+        sizer.assume(100, WINDOW, "p", 40);
+        sizer.assume(100, WINDOW, "p", 90);
+        let mut size = |second| {
+            sizer.observe(second, WINDOW, cost(300), [], |_| true);
+            sizer.size(second, Policy::Reactive, bounds).wanted
+        };
+        let sizes: Vec<_> = (101..300).map(&mut size).collect();
+        assert!(sizes[..59].iter().all(|size| *size == 40), "{sizes:?}");
+        assert_eq!((sizes[59], sizes[198]), (36, 1), "{sizes:?}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Every metric of the data plane, named once. Labels are closed lists, besides namespace and function.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hearth_contract::proto::Placement;
 use hearth_contract::{FunctionKey, Outcome, StartKind, latency};
@@ -11,10 +13,15 @@ use prometheus::{
 
 use crate::limits::MemoryBudget;
 
+/// How long the counters of a function that is gone stay: scrapers that look once a minute have its last increases.
+const LINGER: Duration = Duration::from_secs(300);
+
 /// The data plane's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// Since when functions are gone, by namespace and name, until their counters go.
+    gone: Arc<Mutex<HashMap<(String, String), Instant>>>,
     budget: Arc<MemoryBudget>,
     pub(crate) calls: IntCounterVec,
     pub(crate) duration: HistogramVec,
@@ -108,6 +115,7 @@ impl Metrics {
         );
         let metrics = Self {
             registry,
+            gone: Arc::default(),
             budget,
             calls: calls.expect("valid name"),
             duration: duration.expect("valid name"),
@@ -145,6 +153,8 @@ impl Metrics {
     /// Says what it took to have a function's bundle here.
     pub(crate) fn placed(&self, key: &FunctionKey, placement: &Placement) {
         let labels = [key.namespace.as_str(), key.name.as_str()];
+        self.gone()
+            .remove(&(key.namespace.clone(), key.name.clone()));
         let seconds = |milliseconds: u32| f64::from(milliseconds) / 1000.0;
         let (pull, compile) = (
             self.pull.with_label_values(&labels),
@@ -167,6 +177,7 @@ impl Metrics {
 
     /// The text that `/metrics` answers.
     pub fn text(&self) -> String {
+        self.drop_gone(Instant::now());
         self.memory
             .set(i64::try_from(self.budget.held()).unwrap_or(i64::MAX));
         prometheus::TextEncoder::new()
@@ -174,8 +185,14 @@ impl Metrics {
             .unwrap_or_else(|error| format!("# {error}\n"))
     }
 
-    /// Forgets a function's gauges; its counters stay until the process ends, so that no increase is lost.
+    fn gone(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Instant>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a function's gauges; its counters stay for a while, so that no increase is lost.
     pub(crate) fn forget(&self, key: &FunctionKey) {
+        let name = (key.namespace.clone(), key.name.clone());
+        self.gone().insert(name, Instant::now());
         let (namespace, function) = (key.namespace.as_str(), key.name.as_str());
         for state in ["warm", "in_use"] {
             // An error only says that it was never there.
@@ -188,5 +205,60 @@ impl Metrics {
         let _ = self.pull.remove_label_values(&labels);
         let _ = self.compile.remove_label_values(&labels);
         let _ = self.artifact.remove_label_values(&labels);
+    }
+
+    /// Drops the counters of functions that were gone for long enough.
+    fn drop_gone(&self, now: Instant) {
+        self.gone().retain(|(namespace, function), since| {
+            if now.duration_since(*since) < LINGER {
+                return true;
+            }
+            let labels = [namespace.as_str(), function.as_str()];
+            for start in StartKind::ALL.iter().map(|start| start.as_str()) {
+                for outcome in Outcome::ALL.iter().map(|outcome| outcome.as_str()) {
+                    let labels = [namespace, function, outcome, start];
+                    let _ = self.calls.remove_label_values(&labels);
+                }
+                let labels = [namespace, function, start];
+                let _ = self.duration.remove_label_values(&labels);
+            }
+            let _ = self.refill_failures.remove_label_values(&labels);
+            let _ = self.dropped_lines.remove_label_values(&labels);
+            false
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_a_function_that_is_gone_go_too() {
+        let metrics = Metrics::new(Arc::new(MemoryBudget::new(1)));
+        let key = |name: &str| FunctionKey {
+            uid: String::new(),
+            namespace: "n".to_owned(),
+            name: name.to_owned(),
+        };
+        for name in ["gone", "back", "there"] {
+            metrics.placed(&key(name), &Placement::default());
+            metrics.lost(&key(name), 3);
+            metrics
+                .refill_failures
+                .with_label_values(&["n", name])
+                .inc();
+        }
+        metrics.forget(&key("gone"));
+        metrics.forget(&key("back"));
+        metrics.placed(&key("back"), &Placement::default());
+        let names = |text: &str| {
+            let names = ["gone", "back", "there"].into_iter();
+            let is_in = |name: &&str| text.contains(&format!("function=\"{name}\""));
+            names.filter(is_in).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&metrics.text()), ["gone", "back", "there"]);
+        metrics.drop_gone(Instant::now() + LINGER);
+        assert_eq!(names(&metrics.text()), ["back", "there"]);
     }
 }

@@ -142,7 +142,7 @@ fn controller_manager(layout: &Layout) -> Vec<String> {
         ("service-cluster-ip-range", SERVICE_CIDR.into()),
         ("leader-elect", "false".into()),
         // The default of 15 s would make every autoscaling test a minute long.
-        ("horizontal-pod-autoscaler-sync-period", "2s".into()),
+        ("horizontal-pod-autoscaler-sync-period", "1s".into()),
     ])
 }
 

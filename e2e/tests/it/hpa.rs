@@ -1,55 +1,21 @@
 //! Kubernetes' own HorizontalPodAutoscaler on metrics that the operator serves.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
-use tokio::task::JoinSet;
 
-use crate::support::{contains, is_warm, mischief};
+use crate::support::{Callers, contains, is_warm, mischief};
 
 /// The function of this group.
 const NAME: &str = "busy";
 /// Callers that each wait for an answer all the time.
 const CALLERS: i32 = 4;
-/// How long a number must stay once it is right.
-const STEADY: Duration = Duration::from_secs(60);
-/// An autoscaler looks every 2 s here, and lowers what was needed 15 s ago.
+/// Seconds that a steady load has to keep its number of instances.
+const STEADY_VARIABLE: &str = "HEARTH_E2E_STEADY_SECONDS";
+/// An autoscaler looks every second here, and lowers what was needed 15 s ago.
 const SCALED: Duration = Duration::from_secs(120);
-
-/// Calls to a path that is answered when the deadline is over, one after the other, until they are ended.
-struct Callers {
-    is_enough: Arc<AtomicBool>,
-    calls: JoinSet<Result<()>>,
-}
-
-impl Callers {
-    fn start(address: &str) -> Self {
-        let (is_enough, mut calls) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
-        for _ in 0..CALLERS {
-            let (address, enough) = (address.to_owned(), is_enough.clone());
-            calls.spawn(async move {
-                while !enough.load(Ordering::Relaxed) {
-                    let answer = call::get(&address, "/never").await?;
-                    ensure!(answer.status == 504, "{answer:?}");
-                }
-                Ok(())
-            });
-        }
-        Self { is_enough, calls }
-    }
-
-    async fn end(mut self) -> Result<()> {
-        self.is_enough.store(true, Ordering::Relaxed);
-        while let Some(ended) = self.calls.join_next().await {
-            ended??;
-        }
-        Ok(())
-    }
-}
 
 /// A function whose calls last two seconds, and an autoscaler that wants one warm instance for each call that runs.
 async fn autoscaled(cx: &Cx, least: u32) -> Result<String> {
@@ -95,16 +61,20 @@ async fn is_scaled_to(cx: &Cx, expected: i32) -> Result<()> {
     is_warm(cx, NAME, expected).await
 }
 
-pub(crate) async fn load_raises_replicas_and_its_end_lowers_them(cx: &Cx) -> Result<()> {
-    let address = autoscaled(cx, 1).await?;
-    let callers = Callers::start(&address);
+pub(crate) async fn load_raises_replicas_and_its_end_lowers_them_to_zero(cx: &Cx) -> Result<()> {
+    let address = autoscaled(cx, 0).await?;
+    is_scaled_to(cx, 0).await?;
+    // Nothing is warm: a call makes an instance for itself.
+    let answer = call::get(&address, "/hello").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let callers = Callers::start(&address, CALLERS);
     // One for each call that runs: that is the formula.
     is_scaled_to(cx, CALLERS).await?;
     let table = cx.kubectl(&["get", "hpa", NAME])?;
     contains("kubectl get hpa", &table, "(avg)")?;
     ensure!(!table.contains("<unknown>"), "{table}");
-    let since = Instant::now();
-    while since.elapsed() < STEADY {
+    let (since, steady) = (Instant::now(), steady()?);
+    while since.elapsed() < steady {
         let replicas = replicas(cx).await?;
         ensure!(
             (replicas - CALLERS).abs() <= 1,
@@ -114,29 +84,29 @@ pub(crate) async fn load_raises_replicas_and_its_end_lowers_them(cx: &Cx) -> Res
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     callers.end().await?;
-    is_scaled_to(cx, 1).await
+    is_scaled_to(cx, 0).await
 }
 
-pub(crate) async fn it_scales_to_zero_and_back_and_no_call_fails(cx: &Cx) -> Result<()> {
-    let address = autoscaled(cx, 0).await?;
-    is_scaled_to(cx, 0).await?;
-    // Nothing is warm: a call makes an instance for itself.
-    let answer = call::get(&address, "/hello").await?;
-    ensure!(answer.status == 200, "{answer:?}");
-    let callers = Callers::start(&address);
-    is_scaled_to(cx, CALLERS).await?;
-    callers.end().await?;
-    is_scaled_to(cx, 0).await
+/// How long a number must stay once it is right: for twenty looks of the autoscaler, or as long as the environment says.
+fn steady() -> Result<Duration> {
+    let seconds = match std::env::var(STEADY_VARIABLE) {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{STEADY_VARIABLE} is a number of seconds"))?,
+        Err(_) => 20,
+    };
+    Ok(Duration::from_secs(seconds))
 }
 
 pub(crate) async fn a_number_that_a_user_sets_stays(cx: &Cx) -> Result<()> {
     let address = autoscaled(cx, 1).await?;
     cx.kubectl(&["delete", "hpa", NAME])?;
-    let callers = Callers::start(&address);
+    let callers = Callers::start(&address, CALLERS);
     cx.kubectl(&["scale", &format!("agentfunction/{NAME}"), "--replicas=3"])?;
     is_warm(cx, NAME, 3).await?;
     let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(20) {
+    // Ten looks of an autoscaler, and of the operator.
+    while since.elapsed() < Duration::from_secs(10) {
         ensure!(replicas(cx).await? == 3, "somebody else wrote the number");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -161,9 +131,23 @@ pub(crate) async fn scaling_of_its_own_follows_calls(cx: &Cx) -> Result<()> {
         .await
     };
     ensure!(wanted(1, 1).await?.as_deref() == Some("Replicas"));
-    let callers = Callers::start(&address);
+    let callers = Callers::start(&address, CALLERS);
     // Those that are in a call, and one for the next.
     ensure!(wanted(CALLERS, 8).await?.as_deref() == Some("Calls"));
+    // And it is explained.
+    let event = cx.event(NAME, "by Calls").await?;
+    contains("the event", &event, "Scaled: ")?;
+    contains("the event", &event, "replicas 1, calls ")?;
+    let why = cx.cluster.binary("hearth");
+    let why = std::process::Command::new(&why)
+        .args(["why", NAME, "--namespace", &cx.namespace])
+        .output()
+        .with_context(|| format!("run {}", why.display()))?;
+    ensure!(why.status.success(), "{why:?}");
+    let why = String::from_utf8_lossy(&why.stdout);
+    contains("hearth why", &why, "  > Calls ")?;
+    contains("hearth why", &why, "8  spec.scaling.maxReplicas")?;
+    contains("hearth why", &why, "Scaled ")?;
     ensure!(
         replicas(cx).await? == 1,
         "the operator leaves replicas alone"

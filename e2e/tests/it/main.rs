@@ -1,6 +1,7 @@
 //! The cluster tests, grouped by subject. `cargo xtask e2e [FILTER]` runs them; a filter that matches nothing fails.
 
 mod bad_input;
+mod chart;
 mod cli;
 mod hostile;
 mod hpa;
@@ -104,12 +105,16 @@ fn main() -> ExitCode {
         cli::serve_runs_a_manifest_with_its_environment_and_its_egress,
         cli::serve_says_what_is_wrong_with_a_manifest,
     ))
+    .chain(cases!("chart":
+        chart::pods_keep_to_the_pod_security_that_is_promised,
+        chart::who_may_view_or_edit_a_namespace_may_do_so_with_functions,
+        chart::helm_test_says_that_it_works,
+    ))
     .chain(cases!("pools":
         pools::a_node_joins_and_leaves_and_no_call_fails,
     ))
     .chain(cases!("hpa":
-        hpa::load_raises_replicas_and_its_end_lowers_them,
-        hpa::it_scales_to_zero_and_back_and_no_call_fails,
+        hpa::load_raises_replicas_and_its_end_lowers_them_to_zero,
         hpa::a_number_that_a_user_sets_stays,
         hpa::scaling_of_its_own_follows_calls,
     ))
@@ -137,7 +142,7 @@ fn main() -> ExitCode {
             .any(|trial| trial.name().contains(filter.as_str()))
     {
         eprintln!(
-            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, pools, hpa, survive, upgrade"
+            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, chart, pools, hpa, survive, upgrade"
         );
         return ExitCode::from(2);
     }

@@ -1,16 +1,19 @@
 //! What several groups use: the example bundles, and what is printed when a case fails.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hearth_api::RUNTIME_CLASS;
 use hearth_api::v1alpha1::AgentFunction;
 use hearth_cluster::pods::Traces;
 use hearth_e2e::wait::{Seen, until};
-use hearth_e2e::{Cx, SETTLE};
+use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use tokio::task::JoinSet;
 
 /// The C example, pushed by `cargo xtask up`.
 pub(crate) const HELLO: &str = "localhost:5000/examples/hello-c:dev";
@@ -107,6 +110,39 @@ pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
     .await
 }
 
+/// Calls to a path that is answered when the deadline is over, one after the other, until they are ended.
+pub(crate) struct Callers {
+    is_enough: Arc<AtomicBool>,
+    calls: JoinSet<Result<()>>,
+}
+
+impl Callers {
+    /// As many callers as said, each of which waits for an answer all the time.
+    pub(crate) fn start(address: &str, count: i32) -> Self {
+        let (is_enough, mut calls) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+        for _ in 0..count {
+            let (address, enough) = (address.to_owned(), is_enough.clone());
+            calls.spawn(async move {
+                while !enough.load(Ordering::Relaxed) {
+                    let answer = call::get(&address, "/never").await?;
+                    ensure!(answer.status == 504, "{answer:?}");
+                }
+                Ok(())
+            });
+        }
+        Self { is_enough, calls }
+    }
+
+    /// Every call was answered so.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        self.is_enough.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.calls.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
 /// Image of the component of many behaviours, chosen by path, pushed when the registry lacks it.
 pub(crate) fn mischief(cx: &Cx) -> Result<String> {
     guest(cx, "mischief")
@@ -180,6 +216,23 @@ pub(crate) async fn report(cx: &Cx, error: &anyhow::Error) {
     ]) {
         eprintln!("--- operator\n{text}");
     }
+}
+
+/// Helm, in the namespace of Hearth's release.
+pub(crate) fn helm(cx: &Cx, words: &[&str]) -> Result<String> {
+    let mut helm = cx.cluster.command(1, cx.cluster.layout().tool("helm"));
+    let output = helm
+        .args(words)
+        .args(["--namespace", "hearth-system"])
+        .output();
+    let output = output.context("run helm")?;
+    ensure!(
+        output.status.success(),
+        "helm {}: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Checks that a text contains a part, and shows both when it does not.

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::api::Api;
 
-use crate::support::{HELLO, contains, is_warm, nothing_left, ready_since, traces_before};
+use crate::support::{HELLO, contains, helm, is_warm, nothing_left, ready_since, traces_before};
 
 /// Name of the release.
 const RELEASE: &str = "hearth";
@@ -258,17 +258,4 @@ fn is_scraped(cx: &Cx) -> Result<bool> {
 fn kubectl(cx: &Cx, words: &[&str]) -> Result<String> {
     cx.cluster
         .kubectl(&[&["--namespace", NAMESPACE][..], words].concat())
-}
-
-fn helm(cx: &Cx, words: &[&str]) -> Result<String> {
-    let mut helm = cx.cluster.command(1, cx.cluster.layout().tool("helm"));
-    let output = helm.args(words).args(["--namespace", NAMESPACE]).output();
-    let output = output.context("run helm")?;
-    ensure!(
-        output.status.success(),
-        "helm {}: {}",
-        words.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

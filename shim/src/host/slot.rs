@@ -216,6 +216,7 @@ impl Slot {
         if let Some(wanted) = &self.wanted {
             report.r#ref = Some(wanted.function.key.clone().into());
             report.generation = wanted.function.generation;
+            report.target = wanted.function.target;
         }
         if let Some(prepared) = &self.prepared {
             report.placement = Some(prepared.placement);

@@ -5,7 +5,7 @@
     reason = "KubeSchema copies each struct, `pub` included, into a function to derive from"
 )]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -326,6 +326,9 @@ pub struct AgentFunctionStatus {
     /// What decided that number: Replicas, Window, Calls, Forecast or Maximum. Unset without `spec.scaling`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted_by: Option<String>,
+    /// What that number was found from, as it was when it was found. Unset without `spec.scaling`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScalingDecision>,
     /// Label selector for autoscalers; it matches the function's own pods where it has some, and is never empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -341,6 +344,42 @@ pub struct AgentFunctionStatus {
     /// Pool pods that serve the function.
     #[serde(default)]
     pub pods: i32,
+}
+
+/// What `wanted` was found from. It stands as long as `wanted` and `wantedBy` do, so its numbers are of that time.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingDecision {
+    /// When the number, or what decided it, became another.
+    pub time: Time,
+    /// The number that stood in `wanted` before. Unset: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<i32>,
+    /// `spec.replicas`.
+    pub replicas: i32,
+    /// What the open window of the schedule asks for, the highest of several. Unset: none is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<OpenWindow>,
+    /// What calls of late need, all pool pods together, by the need of each over `scaleDownSeconds`.
+    pub calls: i32,
+    /// What was needed at this time on both days before. 0 without the policy Predictive.
+    pub forecast: i32,
+    /// `spec.scaling.maxReplicas`.
+    pub maximum: i32,
+    /// Calls that came within the second before.
+    pub calls_per_second: i32,
+    /// Time to make an instance, in microseconds. 0: none was made yet.
+    pub start_microseconds: i64,
+}
+
+/// A window of the schedule that is open.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenWindow {
+    /// Its name in `spec.scaling.windows`.
+    pub name: String,
+    /// Warm instances that it asks for.
+    pub replicas: i32,
 }
 
 /// The bundle that runs.

@@ -5,8 +5,8 @@ mod pool;
 
 pub use function::{
     AgentFunction, AgentFunctionSpec, AgentFunctionStatus, Bundle, BundleStatus, Egress, EnvVar,
-    FunctionLimits, PoolRef, QueueLimits, Reuse, Scaling, ScalingPolicy, ScalingWindow,
-    ServiceSpec,
+    FunctionLimits, OpenWindow, PoolRef, QueueLimits, Reuse, Scaling, ScalingDecision,
+    ScalingPolicy, ScalingWindow, ServiceSpec,
 };
 pub use pool::{
     AgentPool, AgentPoolSpec, AgentPoolStatus, Isolation, PoolResources, PoolToleration,
