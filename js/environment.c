@@ -19,6 +19,9 @@
 // Bytes that are there from the start, so that a small call does not grow the memory, which costs two system calls.
 #define SPARE (256 << 10)
 
+// Of engine.c.
+extern JSValue engine_context;
+
 static JSRuntime *runtime;
 static JSContext *context;
 // Functions of environment/main.js.
@@ -81,6 +84,9 @@ static bool run_jobs(void)
 static char *normalize(JSContext *ctx, const char *base, const char *name, void *opaque)
 {
     if (strncmp(base, "hearth:", 7) != 0) {
+        // The one of Node's modules that no bundle can bring: it follows what the engine does.
+        if (strcmp(name, "node:async_hooks") == 0)
+            return js_strdup(ctx, "hearth:async_hooks.js");
         JS_ThrowTypeError(ctx, "\"%s\" cannot be imported: a function is one module; bundle what it needs into it", name);
         return NULL;
     }
@@ -296,6 +302,9 @@ void exports_wasi_http_incoming_handler_handle(exports_wasi_http_incoming_handle
     static const char STUCK[] = "the answer waits for something that never comes: a promise that nobody resolves";
     enter();
     host_begin(request, answer);
+    // What the last call entered and did not leave.
+    JS_FreeValue(context, engine_context);
+    engine_context = JS_UNDEFINED;
     JSValue called = JS_Call(context, handle_function, JS_UNDEFINED, 0, NULL);
     bool is_well = !JS_IsException(called);
     JS_FreeValue(context, called);
@@ -306,11 +315,11 @@ void exports_wasi_http_incoming_handler_handle(exports_wasi_http_incoming_handle
             break;
         if (!host_wait(context)) {
             host_log(true, STUCK, strlen(STUCK));
-            host_fail(false);
+            host_fail(false, STUCK, strlen(STUCK));
             break;
         }
     }
     if (!is_well)
-        host_fail(true);
+        host_fail(true, NULL, 0);
     host_end(context);
 }

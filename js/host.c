@@ -549,7 +549,7 @@ static JSValue js_done(JSContext *ctx, JSValueConst self, int argc, JSValueConst
     return JS_UNDEFINED;
 }
 
-void host_fail(bool is_silent)
+void host_fail(bool is_silent, const char *text, size_t length)
 {
     if (call.has_answered)
         return;
@@ -558,23 +558,25 @@ void host_fail(bool is_silent)
         wasi_http_types_response_outparam_drop_own(call.answer);
         return;
     }
-    static const char WORDS[] = "an exception that nobody caught; the function's log tells which";
     wasi_http_types_result_own_outgoing_response_error_code_t result = {.is_err = true};
     result.val.err.tag = WASI_HTTP_TYPES_ERROR_CODE_INTERNAL_ERROR;
     result.val.err.val.internal_error.is_some = true;
-    result.val.err.val.internal_error.val = borrowed(WORDS, strlen(WORDS));
+    result.val.err.val.internal_error.val = borrowed(text, length);
     wasi_http_types_static_response_outparam_set(call.answer, &result);
 }
 
 static JSValue js_fail(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
-    host_fail(JS_ToBool(ctx, argv[0]));
+    size_t length;
+    const char *text = JS_ToCStringLen(ctx, &length, argv[1]);
+    host_fail(JS_ToBool(ctx, argv[0]) || !text, text, length);
+    JS_FreeCString(ctx, text);
     return JS_UNDEFINED;
 }
 
 void host_end(JSContext *ctx)
 {
-    host_fail(true);
+    host_fail(true, NULL, 0);
     while (entry_count > 0) {
         release(ctx, &entries[entry_count - 1]);
         entry_count--;
@@ -835,15 +837,32 @@ static JSValue js_environment(JSContext *ctx, JSValueConst self, int argc, JSVal
     return env;
 }
 
+extern JSValue engine_context;
+
+// context(), setContext(value): what runs now, and what is queued from now on, belongs to it.
+static JSValue js_context(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    return JS_DupValue(ctx, engine_context);
+}
+
+static JSValue js_set_context(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    JSValue before = engine_context;
+    engine_context = JS_DupValue(ctx, argv[0]);
+    JS_FreeValue(ctx, before);
+    return JS_UNDEFINED;
+}
+
 static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("answer", 1, js_answer),
     JS_CFUNC_DEF("close", 1, js_close),
+    JS_CFUNC_DEF("context", 0, js_context),
     JS_CFUNC_DEF("decode", 2, js_decode),
     JS_CFUNC_DEF("digest", 2, js_digest),
     JS_CFUNC_DEF("done", 0, js_done),
     JS_CFUNC_DEF("encode", 1, js_encode),
     JS_CFUNC_DEF("environment", 0, js_environment),
-    JS_CFUNC_DEF("fail", 1, js_fail),
+    JS_CFUNC_DEF("fail", 2, js_fail),
     JS_CFUNC_DEF("fetch", 6, js_fetch),
     JS_CFUNC_DEF("finish", 1, js_finish),
     JS_CFUNC_DEF("log", 2, js_log),
@@ -853,6 +872,7 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("read", 2, js_read),
     JS_CFUNC_DEF("request", 0, js_request),
     JS_CFUNC_DEF("respond", 3, js_respond),
+    JS_CFUNC_DEF("setContext", 1, js_set_context),
     JS_CFUNC_DEF("timer", 1, js_timer),
     JS_CFUNC_DEF("wait", 1, js_wait),
     JS_CFUNC_DEF("write", 3, js_write),

@@ -21,8 +21,8 @@ bool host_is_done(void);
 // Waits until something that JavaScript waits for is ready, and resolves its promise. False when it waits for nothing.
 bool host_wait(JSContext *ctx);
 
-// Ends an answer that cannot be completed. Without a head, `is_silent` leaves it to the host to say why there is none.
-void host_fail(bool is_silent);
+// Ends an answer that cannot be completed. Without a head, the host is told why in `text`, unless `is_silent`: then it knows.
+void host_fail(bool is_silent, const char *text, size_t length);
 
 // The call is over: gives back what it held.
 void host_end(JSContext *ctx);

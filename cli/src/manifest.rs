@@ -23,6 +23,22 @@ pub(crate) fn read(path: &Path) -> Result<AgentFunction> {
     parse(&text).with_context(|| format!("{} is no AgentFunction manifest", path.display()))
 }
 
+/// Reads the manifest of a project, which says everything but the bundle: that is made of the project.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn of_project(path: &Path) -> Result<AgentFunction> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut given: Value = serde_yaml::from_str(&text)
+        .with_context(|| format!("{} is no AgentFunction manifest", path.display()))?;
+    let spec = given.get_mut("spec").and_then(Value::as_mapping_mut);
+    if let Some(spec) = spec.filter(|spec| !spec.contains_key("bundle")) {
+        spec.insert("bundle".into(), Value::Mapping(serde_yaml::Mapping::new()));
+    }
+    parse(&serde_yaml::to_string(&given)?)
+        .with_context(|| format!("{} is no AgentFunction manifest", path.display()))
+}
+
 fn parse(text: &str) -> Result<AgentFunction> {
     let given: Value = serde_yaml::from_str(text)?;
     let word = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default();

@@ -1,31 +1,20 @@
 //! `hearth serve PATH`: a .wasm file, a JavaScript module, or an AgentFunction manifest together with its bundle.
 
-use std::net::{IpAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hearth_api::convert::{self, Bundle};
 use hearth_contract::egress::EgressRule;
-use hearth_contract::proto::Placement;
 use hearth_contract::{Function, FunctionKey, Limits};
+use hearth_wasm_host::BundleKind;
 use hearth_wasm_host::capability::folders::View;
-use hearth_wasm_host::capability::names::Names;
-use hearth_wasm_host::javascript::{MAX_SOURCE_BYTES, Module};
-use hearth_wasm_host::{
-    Artifact, BundleKind, Engine, EngineSettings, Host, HostSettings, Placed, compile,
-};
+use hearth_wasm_host::javascript::Module;
 
-use crate::manifest;
-
-/// The component that runs JavaScript, beside this program.
-const ENVIRONMENT: &str = "hearth-javascript.wasm";
-
-/// How long calls may take to end after Ctrl-C.
-const DRAIN: Duration = Duration::from_secs(10);
+use crate::local::{self, Local};
+use crate::{build, bundler, manifest};
 
 /// Answer HTTP calls with an agent, here and now.
 #[derive(Debug, Args)]
@@ -56,7 +45,7 @@ pub(crate) struct Serve {
     egress: Vec<EgressRule>,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -65,88 +54,43 @@ impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let started = Instant::now();
         let (function, bundle) = self.function()?;
-        let (component, module) = match is_javascript(&bundle) {
-            true => (self.environment()?, Some(read_module(&bundle)?)),
-            false => (bundle, None),
-        };
-        let bytes = std::fs::read(&component).with_context(|| match module {
-            Some(_) => format!(
-                "read {}; the program that runs JavaScript is missing, name it with --javascript",
-                component.display()
-            ),
-            None => format!(
-                "read {}; name the agent's component, a .wasm file",
-                component.display()
-            ),
-        })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let engine = Engine::new(EngineSettings { instances: 512 })
-                .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            if bytes.len() > 1 << 20 {
-                eprintln!(
-                    "compiling {} ({} MB) …",
-                    component.display(),
-                    bytes.len() >> 20
-                );
-            }
-            let compiled = compile::compile(&engine, &bytes)
-                .with_context(|| component.display().to_string())?;
-            let artifact = Artifact::from_compiled(&engine, &compiled)
-                .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            let artifact = Arc::new(artifact);
-            let settings = HostSettings {
-                names: Names::of_this_machine(),
-                ..HostSettings::default()
+            let (local, module) = match is_javascript(&bundle) {
+                true => {
+                    let environment = local::environment(self.javascript.as_deref())?;
+                    let module = read_module(&bundle)?;
+                    (Local::javascript(&environment)?, Some(module))
+                }
+                false => (Local::component(&bundle)?, None),
             };
-            let host =
-                Host::new(engine, &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            let stdout = Arc::new(std::io::stdout().as_fd().try_clone_to_owned()?);
-            let stderr = Arc::new(std::io::stderr().as_fd().try_clone_to_owned()?);
-            if compiled.kind == BundleKind::Command {
-                let ended = host
-                    .run_command(&function, &artifact, &stdout, &stderr, &View::default())
-                    .await?;
+            if local.kind == BundleKind::Command {
+                let view = View::default();
+                let run = (local.host).run_command(
+                    &function,
+                    &local.artifact,
+                    &local.stdout,
+                    &local.stderr,
+                    &view,
+                );
+                let ended = run.await?;
                 match (ended.code, ended.problem.as_str()) {
                     (0, _) => return Ok(()),
                     (code, "") => bail!("the command ended with exit code {code}"),
                     (_, problem) => bail!("the command was stopped: {problem}"),
                 }
             }
-            let listener = TcpListener::bind((self.address, self.port)).with_context(|| {
-                format!(
-                    "listen on {}:{}; another program may use the port, try --port 0",
-                    self.address, self.port
-                )
-            })?;
+            let listener = local::listen(self.address, self.port)?;
             let address = listener.local_addr()?;
-            let digest = String::new();
-            let placed = Placed {
-                function,
-                digest,
-                artifact,
-                module,
-                listener,
-                stdout,
-                stderr,
-                prefix_logs: false,
-                first: None,
-                placement: Placement::default(),
-                calls_lost: 0,
-                view: View::default(),
-            };
-            host.place(placed)?;
+            local.place(function, module, listener)?;
             eprintln!(
                 "http://{address} answers ({} ms after the start); Ctrl-C ends",
                 started.elapsed().as_millis()
             );
             tokio::signal::ctrl_c().await?;
-            let cut = host.drain(DRAIN).await;
-            if cut > 0 {
-                eprintln!("{cut} calls were cut");
-            }
+            local.drain().await;
             Ok(())
         })
     }
@@ -176,14 +120,6 @@ impl Serve {
         Ok((function, bundle))
     }
 
-    /// The component that runs JavaScript.
-    fn environment(&self) -> Result<PathBuf> {
-        match &self.javascript {
-            Some(path) => Ok(path.clone()),
-            None => Ok(std::env::current_exe()?.with_file_name(ENVIRONMENT)),
-        }
-    }
-
     fn manifest(&self) -> Result<(Function, PathBuf)> {
         let path = self.path.display();
         let object = manifest::read(&self.path)?;
@@ -194,8 +130,8 @@ impl Serve {
             (None, Bundle::Image(image)) => bail!(
                 "{path} names the image {image}, which is not pulled here; give its component or module with --bundle FILE",
             ),
-            (_, Bundle::JavaScript(_)) => bail!(
-                "{path} has its code in itself, which runs on a cluster only: kubectl apply it there",
+            (_, Bundle::JavaScript(_) | Bundle::ConfigMap(_)) => bail!(
+                "{path} has its code in itself or in a ConfigMap, which runs on a cluster only: kubectl apply it there",
             ),
         }
     }
@@ -210,23 +146,16 @@ fn is_javascript(bundle: &Path) -> bool {
 
 /// A module, under the name of its file.
 fn read_module(path: &Path) -> Result<Module> {
-    let source =
-        std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    if source.len() > MAX_SOURCE_BYTES {
-        bail!(
-            "{} has {} bytes; a module has at most {MAX_SOURCE_BYTES}",
-            path.display(),
-            source.len()
-        );
-    }
+    let text = match build::read(path)? {
+        (code, Some(map)) => bundler::with_map(&code, &map),
+        (code, None) => code,
+    };
     let name = path.file_name().unwrap_or(path.as_os_str());
-    Ok(Module {
-        name: name.to_string_lossy().into_owned(),
-        source,
-    })
+    Module::new(&name.to_string_lossy(), text.into_bytes()).map_err(anyhow::Error::msg)
 }
 
-fn plain(path: &Path) -> Function {
+/// A function of that name, with the default limits and no rights.
+pub(crate) fn plain(path: &Path) -> Function {
     let name = path.file_stem().map_or_else(
         || "agent".to_owned(),
         |name| name.to_string_lossy().into_owned(),
@@ -251,6 +180,7 @@ fn plain(path: &Path) -> Function {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn serve(path: &str, bundle: Option<&str>) -> Serve {
         Serve {
@@ -293,9 +223,6 @@ mod tests {
             (module.name.as_str(), module.source.as_str()),
             ("agent.js", "export default {};")
         );
-        std::fs::write(&path, " ".repeat(MAX_SOURCE_BYTES + 1)).unwrap();
-        let error = read_module(&path).unwrap_err().to_string();
-        assert!(error.contains("at most"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use hearth_contract::proto::{self, from_engine, to_engine};
 use hearth_contract::{FailureReason, Function, StartKind, brief};
 use hearth_wasm_host::capability::folders::{Folder, View};
 use hearth_wasm_host::capability::names::Names;
-use hearth_wasm_host::javascript::{MAX_SOURCE_BYTES, Module};
+use hearth_wasm_host::javascript::{MAX_FILE_BYTES, Module};
 use hearth_wasm_host::{
     Artifact, CommandEnd, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
 };
@@ -423,19 +423,11 @@ fn read_module(name: &str, source: OwnedFd) -> Result<Module, (FailureReason, St
     };
     let refused = |problem: String| (FailureReason::LoadFailed, problem);
     let length = file.metadata().map_err(fault)?.len() as usize;
-    if length > MAX_SOURCE_BYTES {
-        let problem = format!("the module {name} has more than {MAX_SOURCE_BYTES} bytes");
-        return Err(refused(problem));
-    }
-    let mut bytes = vec![0; length];
+    // No more than it takes to see that it is too long.
+    let mut bytes = vec![0; length.min(MAX_FILE_BYTES + 1)];
     // From its start: the position is shared with whoever passed the descriptor.
     file.read_exact_at(&mut bytes, 0).map_err(fault)?;
-    let source = String::from_utf8(bytes)
-        .map_err(|error| refused(format!("the module {name} is not UTF-8: {error}")))?;
-    Ok(Module {
-        name: name.to_owned(),
-        source,
-    })
+    Module::new(name, bytes).map_err(refused)
 }
 
 /// The descriptors that every placement of a kind has, and the folders that came behind them.

@@ -1,5 +1,6 @@
 // The globals of the environment, and how a call becomes `fetch(request, env, ctx)` of the user's module.
 import * as host from "hearth:host";
+import "./async_hooks.js";
 import { Blob, File, FormData } from "./blob.js";
 import { structuredClone } from "./clone.js";
 import { console, inspect } from "./console.js";
@@ -153,8 +154,9 @@ async function serve() {
     env ??= host.environment();
     await respond(await handler.fetch(incomingRequest(method, url, list, handle), env, ctx));
   } catch (error) {
-    reportError(error);
-    host.fail(error instanceof Error && error.name === "InternalError" && error.message === "out of memory");
+    const text = `uncaught ${described(error)}`;
+    host.log(true, text);
+    host.fail(error instanceof Error && error.name === "InternalError" && error.message === "out of memory", text);
   }
   while (pending.length > 0) {
     for (const { status, reason } of await Promise.allSettled(pending.splice(0))) {

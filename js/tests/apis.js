@@ -145,6 +145,51 @@ const CHECKS = {
       await throws(() => headers.set("a b", "1"), "TypeError");
     },
   },
+  "node:async_hooks": {
+    async "AsyncLocalStorage follows await, then, timers and callbacks"() {
+      const { AsyncLocalStorage, AsyncResource } = await import("node:async_hooks");
+      const storage = new AsyncLocalStorage();
+      const other = new AsyncLocalStorage();
+      const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+      async function* numbers() {
+        yield storage.getStore();
+        await pause(1);
+        yield storage.getStore();
+      }
+      const follow = async (milliseconds) => {
+        const seen = [storage.getStore()];
+        await pause(milliseconds);
+        seen.push(storage.getStore());
+        await null;
+        seen.push(storage.getStore());
+        await Promise.resolve().then(() => seen.push(storage.getStore()));
+        await { then: (resolve) => resolve(seen.push(storage.getStore())) };
+        await new Promise((resolve) => queueMicrotask(() => resolve(seen.push(storage.getStore()))));
+        for await (const value of numbers()) seen.push(value);
+        try {
+          await Promise.reject(new Error("x"));
+        } catch {
+          seen.push(storage.getStore());
+        }
+        other.run("inner", () => seen.push(storage.getStore() + other.getStore()));
+        return seen.join();
+      };
+      // Side by side, the first one the slowest.
+      const all = await Promise.all([3, 2, 1].map((value) => storage.run(value, follow, value)));
+      equal(all, [3, 2, 1].map((value) => `${Array(9).fill(value).join()},${value}inner`));
+      equal(storage.getStore(), undefined);
+      equal(storage.run(1, () => storage.exit(() => storage.getStore()) ?? "none"), "none");
+      const bound = storage.run("then", () => AsyncLocalStorage.bind(() => storage.getStore()));
+      const resource = storage.run("made", () => new AsyncResource("x"));
+      equal([bound(), resource.runInAsyncScope(() => storage.getStore())], ["then", "made"]);
+      await (async () => {
+        storage.enterWith("entered");
+        await pause(0);
+        equal(storage.getStore(), "entered");
+      })();
+      equal(storage.run("a", () => storage.run("b", () => storage.getStore())), "b");
+    },
+  },
   "performance": {
     async "now, timeOrigin"() {
       const before = performance.now();

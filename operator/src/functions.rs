@@ -214,7 +214,7 @@ fn look(function: &AgentFunction, context: &Context) -> Seen {
             .wanted(&uid)
             .map_or_else(|| convert::replicas(&function.spec), |(wanted, _)| wanted),
         short: world.plans.short(&uid),
-        invalid: invalid(function),
+        invalid: invalid(function).or_else(|| world.source(function).err()),
         missing_pool: (pool.is_none() && name != DEFAULT_POOL).then(|| name.to_owned()),
         nodes: pool.map(|pool| crate::pools::nodes(world, &pool).len()),
         service_conflict: false,

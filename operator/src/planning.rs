@@ -14,6 +14,7 @@ use hearth_contract::{FUNCTION_PORTS, guest_bytes, proto};
 use hearth_planner::history::History;
 use hearth_planner::size::Sizer;
 use hearth_planner::{Function, Group, Namespace, Placement, Pod, Short, ports};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -163,6 +164,8 @@ pub(crate) struct Found {
 struct MadeFrom {
     generation: Option<i64>,
     digest: Option<String>,
+    /// Version of the ConfigMap that holds its code.
+    source: Option<String>,
     is_leaving: bool,
     group: GroupKey,
 }
@@ -217,19 +220,26 @@ impl Plans {
         Some((planned.short?, total))
     }
 
-    /// Whether the plan was made from what the object says now.
-    pub(crate) fn is_current(&self, function: &AgentFunction, group: &GroupKey) -> bool {
+    /// Whether the plan was made from what the object says now, and the ConfigMap that holds its code.
+    pub(crate) fn is_current(
+        &self,
+        function: &AgentFunction,
+        group: &GroupKey,
+        source: Option<String>,
+    ) -> bool {
         let uid = function.metadata.uid.as_deref().unwrap_or_default();
         let plans = self.lock();
         let planned = plans.get(uid);
-        planned.is_some_and(|planned| planned.made_from == Some(made_from(function, group)))
+        let wanted = Some(made_from(function, group, source));
+        planned.is_some_and(|planned| planned.made_from == wanted)
     }
 }
 
-fn made_from(function: &AgentFunction, group: &GroupKey) -> MadeFrom {
+fn made_from(function: &AgentFunction, group: &GroupKey, source: Option<String>) -> MadeFrom {
     MadeFrom {
         generation: function.metadata.generation,
         digest: world::pinned(function),
+        source,
         is_leaving: function.metadata.deletion_timestamp.is_some(),
         group: group.clone(),
     }
@@ -263,7 +273,7 @@ fn round(world: &World, now: Timestamp) -> bool {
     let mut touched = Vec::new();
     for (key, members) in &groups {
         let came_or_went = changed.contains(key);
-        let moved = renew(&mut plans, key, members);
+        let moved = renew(world, &mut plans, key, members);
         let sized = size(&mut plans, members, &costs, now);
         let all = members.functions.iter();
         let is_other = |uid: &String| came_or_went || moved.contains(uid) || sized.contains(uid);
@@ -348,6 +358,7 @@ fn quotas(world: &World) -> BTreeMap<String, u64> {
 
 /// Takes up what the objects of a group say now. Returns those that have another port than before.
 fn renew<'a>(
+    world: &World,
     plans: &mut HashMap<String, Planned>,
     key: &GroupKey,
     members: &'a Members,
@@ -371,7 +382,10 @@ fn renew<'a>(
     let ports = ports::assign(&claims.collect::<Vec<_>>(), FUNCTION_PORTS);
     let mut moved = BTreeSet::new();
     for (uid, function) in &members.functions {
-        let (made_from, port) = (made_from(function, key), ports.get(uid.as_str()).copied());
+        let source = world.source(function).ok().flatten();
+        let version = source.as_deref().map(world::source_version);
+        let port = ports.get(uid.as_str()).copied();
+        let made_from = made_from(function, key, version);
         let planned = plans.entry(uid.clone()).or_default();
         if planned.made_from.as_ref() == Some(&made_from) && planned.port == port {
             continue;
@@ -384,7 +398,7 @@ fn renew<'a>(
         let is_usable = stays && scaling.is_ok();
         planned.placed = port
             .filter(|_| is_usable)
-            .and_then(|port| placed(function, port));
+            .and_then(|port| placed(function, source.as_deref(), port));
         planned.scaling = scaling.ok().flatten().map(Arc::new);
         (planned.wanted, planned.found) = (convert::replicas(&function.spec), None);
         (planned.port, planned.made_from) = (port, Some(made_from));
@@ -454,7 +468,11 @@ fn size<'a>(
 }
 
 /// What a pod is told of a function; nothing when its spec cannot be used.
-fn placed(function: &AgentFunction, port: u16) -> Option<Arc<proto::PlacedFunction>> {
+fn placed(
+    function: &AgentFunction,
+    source: Option<&ConfigMap>,
+    port: u16,
+) -> Option<Arc<proto::PlacedFunction>> {
     let converted = convert::function(function, 0).ok()?;
     let placed = proto::PlacedFunction {
         function: Some(converted.into()),
@@ -469,6 +487,10 @@ fn placed(function: &AgentFunction, port: u16) -> Option<Arc<proto::PlacedFuncti
         },
         Bundle::JavaScript(code) => proto::PlacedFunction {
             javascript: code.to_owned(),
+            ..placed
+        },
+        Bundle::ConfigMap(named) => proto::PlacedFunction {
+            javascript: world::source_text(source?, named.key.as_deref())?,
             ..placed
         },
     }))

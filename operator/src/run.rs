@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, future};
+use hearth_api::convert::{self, Bundle};
 use hearth_api::v1alpha1::{AgentFunction, AgentPool};
-use hearth_api::{MANAGER, POOL_LABEL};
-use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota, Service};
+use hearth_api::{MANAGER, POOL_LABEL, SOURCE_LABEL};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::Api;
 use kube::runtime::events::{Recorder, Reporter};
@@ -206,9 +207,24 @@ impl Controllers {
                 let _ = pool.send(ObjectRef::from_obj(&*each));
             }
         };
-        let rounds = rounds.clone();
+        let by_quota = rounds.clone();
         let on_quota = move |_: &ResourceQuota| {
+            by_quota.ask();
+        };
+        // The round plans what changed code asks for; the function's conditions tell what is not there.
+        let (rounds, by_source, all) =
+            (rounds.clone(), function_changed.clone(), functions.clone());
+        let on_source = move |map: &ConfigMap| {
             rounds.ask();
+            for function in all.state() {
+                let is_user = match convert::bundle(&function.spec) {
+                    Ok(Bundle::ConfigMap(named)) => named.name == map.name_any(),
+                    _ => false,
+                };
+                if is_user && function.namespace() == map.namespace() {
+                    let _ = by_source.send(ObjectRef::from_obj(&*function));
+                }
+            }
         };
         let (by_service, by_slice) = (function_changed.clone(), function_changed.clone());
         // Service and EndpointSlice have their function's name.
@@ -242,6 +258,12 @@ impl Controllers {
                 Api::all(client.clone()),
                 watcher::Config::default(),
                 on_quota,
+                stop,
+            ),
+            config_maps: cache(
+                Api::all(client.clone()),
+                watcher::Config::default().labels(SOURCE_LABEL),
+                on_source,
                 stop,
             ),
             services: cache(Api::all(client.clone()), ours(), on_service, stop),
@@ -404,6 +426,7 @@ async fn filled(world: &World, controllers: &[CancellationToken; 2]) -> Result<(
         stores.pods.wait_until_ready().await?;
         stores.nodes.wait_until_ready().await?;
         stores.quotas.wait_until_ready().await?;
+        stores.config_maps.wait_until_ready().await?;
         stores.services.wait_until_ready().await?;
         stores.slices.wait_until_ready().await
     };

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_api::DEFAULT_POOL;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hearth_api::convert::{self, Bundle};
 use hearth_api::v1alpha1::{AgentFunction, AgentPool, Isolation};
+use hearth_api::{DEFAULT_POOL, SOURCE_LABEL};
 use hearth_contract::proto;
-use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -34,6 +37,8 @@ pub(crate) struct Stores {
     pub(crate) nodes: Store<Node>,
     /// All ResourceQuotas.
     pub(crate) quotas: Store<ResourceQuota>,
+    /// ConfigMaps that hold code of functions.
+    pub(crate) config_maps: Store<ConfigMap>,
     /// Services that this operator manages.
     pub(crate) services: Store<Service>,
     /// EndpointSlices that this operator manages.
@@ -167,10 +172,47 @@ impl World {
 
     /// Sees to it that what a function says is planned. Waits for that, for `bound` at most.
     pub(crate) async fn planned(&self, function: &AgentFunction, bound: Duration) {
-        if !self.plans.is_current(function, &self.group(function)) {
+        let version = self.source(function).ok().flatten();
+        let version = version.as_deref().map(source_version);
+        if !self
+            .plans
+            .is_current(function, &self.group(function), version)
+        {
             let number = self.rounds.ask();
             self.rounds.ended(number, bound).await;
         }
+    }
+
+    /// The ConfigMap that holds a function's code, where it names one.
+    ///
+    /// # Errors
+    /// Says what of it is not there.
+    pub(crate) fn source(
+        &self,
+        function: &AgentFunction,
+    ) -> Result<Option<Arc<ConfigMap>>, String> {
+        let Ok(Bundle::ConfigMap(named)) = convert::bundle(&function.spec) else {
+            return Ok(None);
+        };
+        let namespace = function.namespace().unwrap_or_default();
+        let found = self
+            .stores
+            .config_maps
+            .get(&ObjectRef::new(&named.name).within(&namespace));
+        let Some(map) = found else {
+            return Err(format!(
+                "spec.bundle.source.configMap: there is no ConfigMap {} in this namespace with the label {SOURCE_LABEL}; make it, or label it",
+                named.name
+            ));
+        };
+        let key = named.key.as_deref().unwrap_or(convert::MODULE_KEY);
+        if !map.data.as_ref().is_some_and(|data| data.contains_key(key)) {
+            return Err(format!(
+                "spec.bundle.source.configMap: the ConfigMap {} has no key {key}",
+                named.name
+            ));
+        }
+        Ok(Some(map))
     }
 
     /// The pool that a function names.
@@ -211,6 +253,29 @@ impl World {
         });
         hosts
     }
+}
+
+/// Tells one text of a ConfigMap from another.
+pub(crate) fn source_version(map: &ConfigMap) -> String {
+    let version = map.metadata.resource_version.as_deref().unwrap_or_default();
+    format!(
+        "{}/{version}",
+        map.metadata.uid.as_deref().unwrap_or_default()
+    )
+}
+
+/// The module of a ConfigMap, its source map in it as its last line.
+pub(crate) fn source_text(map: &ConfigMap, key: Option<&str>) -> Option<String> {
+    let key = key.unwrap_or(convert::MODULE_KEY);
+    let data = map.data.as_ref()?;
+    let code = data.get(key)?;
+    Some(match data.get(&format!("{key}.map")) {
+        Some(map) => format!(
+            "{code}\n//# sourceMappingURL=data:application/json;base64,{}\n",
+            STANDARD.encode(map)
+        ),
+        None => code.clone(),
+    })
 }
 
 /// Name of the pool that a function uses.
@@ -323,6 +388,7 @@ pub(crate) mod fake {
             pods: store(pods),
             nodes: store(&[]),
             quotas: store(quotas),
+            config_maps: store(&[]),
             services: store(&[]),
             slices: store(&[]),
         };

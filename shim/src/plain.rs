@@ -81,6 +81,7 @@ pub fn wanted(id: &str, spec: &Spec, source: Source) -> Result<Wanted, InvalidSe
                 egress,
                 env: spec.guest_env(),
                 args: spec.process.args.clone(),
+                debug: false,
             },
             target: setting(spec, "hearth.dev/warm", warm)?.unwrap_or(1),
             reuse: None,

@@ -106,7 +106,17 @@ impl Preparer {
     ) -> Result<Prepared, Failure> {
         let source = match source {
             Source::Image(image) => image,
-            Source::JavaScript(code) => return self.module(fingerprint, code, on_state).await,
+            Source::JavaScript(code) => {
+                let code = code.clone();
+                let read = move || {
+                    let (digest, _) = artifact::hash(&mut Cursor::new(code.as_bytes()))?;
+                    Ok((format!("sha256:{digest}"), bundle::sealed(code.as_bytes())?))
+                };
+                let (digest, module) = blocking(read)
+                    .await
+                    .map_err(|error| Failure::node("making a memory file", error))?;
+                return self.module(fingerprint, digest, module, 0, on_state).await;
+            }
         };
         // The path of an activation on a node that knows the bundle: one file, no containerd.
         if let Some(digest) = &source.digest
@@ -119,11 +129,18 @@ impl Preparer {
         if let Some(artifact) = self.lookup(fingerprint, &resolved.digest).await? {
             return Ok(self.found(fingerprint, resolved.digest, artifact, pull_ms));
         }
-        on_state(State::Compiling);
         let input = match &resolved.contents {
             Contents::Wasm(_) => BundleInput::Wasm,
             Contents::Layers(_) => BundleInput::Layers,
+            contents @ Contents::JavaScript(_) => {
+                let module = bundle::fetch_module(&self.containerd, &image, contents).await?;
+                let digest = resolved.digest;
+                return self
+                    .module(fingerprint, digest, module, pull_ms, on_state)
+                    .await;
+            }
         };
+        on_state(State::Compiling);
         let fetch = async || bundle::fetch(&self.containerd, &image, &resolved.contents).await;
         let bundle = Bundle {
             name: format!("image {image:?}"),
@@ -134,22 +151,22 @@ impl Preparer {
         self.compile(fingerprint, bundle, fetch).await
     }
 
-    /// The JavaScript environment, and a module for it.
+    /// The JavaScript environment, and a module for it that is known by `digest`.
     async fn module(
         &self,
         fingerprint: &str,
-        code: &Arc<str>,
+        digest: String,
+        module: OwnedFd,
+        pull_ms: u32,
         on_state: impl Fn(State),
     ) -> Result<Prepared, Failure> {
-        let (path, code) = (self.javascript.clone(), code.clone());
+        let path = self.javascript.clone();
         let read = move || {
             let mut file = File::open(path)?;
             let (environment, _) = artifact::hash(&mut file)?;
-            let (digest, _) = artifact::hash(&mut Cursor::new(code.as_bytes()))?;
-            let digests = [environment, digest].map(|hex| format!("sha256:{hex}"));
-            Ok((file, bundle::sealed(code.as_bytes())?, digests))
+            Ok((file, format!("sha256:{environment}")))
         };
-        let (file, module, [environment, digest]) = blocking(read).await.map_err(|error| {
+        let (file, environment) = blocking(read).await.map_err(|error| {
             let path = self.javascript.display();
             Failure::node(
                 &format!("reading the JavaScript environment, which the installer puts at {path}"),
@@ -157,14 +174,14 @@ impl Preparer {
             )
         })?;
         let prepared = match self.lookup(fingerprint, &environment).await? {
-            Some(artifact) => self.found(fingerprint, environment, artifact, 0),
+            Some(artifact) => self.found(fingerprint, environment, artifact, pull_ms),
             None => {
                 on_state(State::Compiling);
                 let bundle = Bundle {
                     name: "the JavaScript environment".to_owned(),
                     digest: environment,
                     input: BundleInput::Wasm,
-                    pull_ms: 0,
+                    pull_ms,
                 };
                 let fetch = async || Ok(vec![file.into()]);
                 self.compile(fingerprint, bundle, fetch).await?

@@ -34,22 +34,48 @@ pub(crate) fn build(build: &Build) -> Result<()> {
         .status()
         .context("run hearth-test-guests")?;
     ensure!(ended.success(), "building the guests failed: see above");
+    lay_out(build)
+}
+
+/// `hearth` as its users have it: with the bundler and the JavaScript environment beside it.
+pub(crate) fn hearth(repository: &Path) -> PathBuf {
+    repository.join("target/hearth/hearth")
+}
+
+fn lay_out(build: &Build) -> Result<()> {
+    let guests = directory(build.repository());
+    let program = hearth(build.repository());
+    let folder = program.parent().context("it lies in a folder")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    for from in [
+        build.program("hearth"),
+        guests.join("hearth-bundle"),
+        guests.join("hearth-javascript.wasm"),
+    ] {
+        let to = folder.join(from.file_name().context("a program has a name")?);
+        match std::fs::remove_file(&to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", to.display()));
+            }
+            _ => {}
+        }
+        std::fs::hard_link(&from, &to)
+            .with_context(|| format!("link {} to {}", from.display(), to.display()))?;
+    }
     Ok(())
 }
 
-/// Runs the tests of the example in JavaScript: its decisions, in Node, without a component.
+/// Runs the tests of what is JavaScript, in Node: the example's decisions, without a component, and Node's modules as bundles
+/// get them, against Node's own.
 pub(crate) fn test(build: &Build) -> Result<()> {
-    let example = build.repository().join("examples/support-agent");
-    let ended = Command::new("npm")
-        .arg("test")
-        .current_dir(&example)
-        .status()
-        .context("start npm; it comes with Node.js")?;
-    ensure!(
-        ended.success(),
-        "npm test in {} failed: see above",
-        example.display()
-    );
+    for folder in ["examples/support-agent", "tools/bundle"] {
+        let ended = Command::new("npm")
+            .arg("test")
+            .current_dir(build.repository().join(folder))
+            .status()
+            .context("start npm; it comes with Node.js")?;
+        ensure!(ended.success(), "npm test in {folder} failed: see above");
+    }
     Ok(())
 }
 

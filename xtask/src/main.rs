@@ -35,6 +35,8 @@ enum Chore {
     Kubectl(run_inside::Words),
     /// Run helm against the cluster
     Helm(run_inside::Words),
+    /// Run hearth against the cluster
+    Hearth(run_inside::Words),
     /// Run curl inside node 1's network, where Services and pods are reachable
     Curl(run_inside::Words),
     /// Run any program inside node 1's network
@@ -86,6 +88,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Down => down::down(&Layout::find()?, &Steps::default())?,
         Chore::Kubectl(words) => return words.run("kubectl"),
         Chore::Helm(words) => return words.run("helm"),
+        Chore::Hearth(words) => return words.run_hearth(),
         Chore::Curl(words) => return words.run("curl"),
         Chore::Inside(words) => return words.run_first(),
         Chore::Logs(logs) => return logs.run(),

@@ -25,6 +25,18 @@ impl Words {
         execute(Cluster::open()?.command(1, program).args(&self.words))
     }
 
+    /// Runs `hearth` with these words, as it is installed.
+    pub(crate) fn run_hearth(&self) -> Result<ExitCode> {
+        let cluster = Cluster::open()?;
+        let program = bundles::hearth(cluster.layout().repository());
+        ensure!(
+            program.exists(),
+            "{} does not exist: cargo xtask up puts it there",
+            program.display()
+        );
+        execute(cluster.command(1, program).args(&self.words))
+    }
+
     /// Runs the first word with the others as arguments.
     pub(crate) fn run_first(&self) -> Result<ExitCode> {
         let (program, words) = self

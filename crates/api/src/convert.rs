@@ -7,7 +7,7 @@ use std::time::Duration;
 use hearth_contract::function::Capabilities;
 use hearth_contract::{Function, FunctionKey, Limits, Reuse};
 
-use crate::v1alpha1::{self, AgentFunction, AgentFunctionSpec, FunctionLimits};
+use crate::v1alpha1::{self, AgentFunction, AgentFunctionSpec, ConfigMapKey, FunctionLimits};
 
 /// Why a manifest cannot be run. The API server refuses most of these first; a manifest that is run without a cluster
 /// meets them here.
@@ -24,7 +24,9 @@ pub enum InvalidSpec {
         problem: String,
     },
     /// Nothing to run, or two things.
-    #[error("spec.bundle has either an image or source")]
+    #[error(
+        "spec.bundle has either an image or source, and source either javascript or a configMap"
+    )]
     Bundle,
     /// An egress rule cannot be read.
     #[error("spec.egress.allow: {0}")]
@@ -38,7 +40,12 @@ pub enum Bundle<'a> {
     Image(&'a str),
     /// One ES module.
     JavaScript(&'a str),
+    /// One ES module that stands in a ConfigMap.
+    ConfigMap(&'a ConfigMapKey),
 }
+
+/// Key of a module in a ConfigMap that names none.
+pub const MODULE_KEY: &str = "agent.js";
 
 /// What a spec names to run.
 ///
@@ -47,7 +54,11 @@ pub enum Bundle<'a> {
 pub fn bundle(spec: &AgentFunctionSpec) -> Result<Bundle<'_>, InvalidSpec> {
     match (&spec.bundle.image, &spec.bundle.source) {
         (Some(image), None) => Ok(Bundle::Image(image)),
-        (None, Some(source)) => Ok(Bundle::JavaScript(&source.javascript)),
+        (None, Some(source)) => match (&source.javascript, &source.config_map) {
+            (Some(code), None) => Ok(Bundle::JavaScript(code)),
+            (None, Some(key)) => Ok(Bundle::ConfigMap(key)),
+            _ => Err(InvalidSpec::Bundle),
+        },
         _ => Err(InvalidSpec::Bundle),
     }
 }
@@ -91,6 +102,7 @@ pub fn function(object: &AgentFunction, target: u32) -> Result<Function, Invalid
                 .map(|var| (var.name.clone(), var.value.clone()))
                 .collect(),
             args: Vec::new(),
+            debug: object.spec.debug.unwrap_or(false),
         },
         target,
         reuse: object.spec.reuse.as_ref().map(reuse).transpose()?,
@@ -254,7 +266,18 @@ mod tests {
         assert_eq!(bundle(&image), Ok(Bundle::Image("a")));
         let source = spec("{source: {javascript: b}}");
         assert_eq!(bundle(&source), Ok(Bundle::JavaScript("b")));
-        for wrong in ["{}", "{image: a, source: {javascript: b}}"] {
+        let named = spec("{source: {configMap: {name: c}}}");
+        let key = ConfigMapKey {
+            name: "c".to_owned(),
+            key: None,
+        };
+        assert_eq!(bundle(&named), Ok(Bundle::ConfigMap(&key)));
+        for wrong in [
+            "{}",
+            "{image: a, source: {javascript: b}}",
+            "{source: {}}",
+            "{source: {javascript: b, configMap: {name: c}}}",
+        ] {
             assert_eq!(bundle(&spec(wrong)), Err(InvalidSpec::Bundle));
         }
     }
@@ -310,7 +333,7 @@ mod tests {
 
     #[test]
     fn set_fields_arrive() {
-        let spec = "limits: {memory: 1.5Mi, deadlineMilliseconds: 7, concurrency: 2, queue: {length: 0, waitMilliseconds: 9}, requestBody: 1k}, env: [{name: A, value: b}], egress: {allow: ['x.y:1']}";
+        let spec = "debug: true, limits: {memory: 1.5Mi, deadlineMilliseconds: 7, concurrency: 2, queue: {length: 0, waitMilliseconds: 9}, requestBody: 1k}, env: [{name: A, value: b}], egress: {allow: ['x.y:1']}";
         let function = function(&object(spec), 4).unwrap();
         assert_eq!(function.limits.memory_bytes.get(), 1_572_864);
         assert_eq!(function.limits.deadline, Duration::from_millis(7));
@@ -334,6 +357,7 @@ mod tests {
         );
         assert_eq!(function.capabilities.egress[0].to_string(), "x.y:1");
         assert_eq!(function.target, 4);
+        assert!(function.capabilities.debug);
     }
 
     #[test]

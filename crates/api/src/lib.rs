@@ -13,6 +13,8 @@ pub const NODE_READY_LABEL: &str = "hearth.dev/ready";
 pub const POOL_LABEL: &str = "hearth.dev/pool";
 /// Label on pool pods of a Dedicated pool: the name of the one function they host.
 pub const FUNCTION_LABEL: &str = "hearth.dev/function";
+/// Label: the ConfigMap holds code of functions. The operator reads no others.
+pub const SOURCE_LABEL: &str = "hearth.dev/source";
 /// Label on the operator's pods: `"true"` on the one that leads. The stream's Service selects by it.
 pub const LEADER_LABEL: &str = "hearth.dev/leader";
 /// Value of `app.kubernetes.io/managed-by` (and of `endpointslice.kubernetes.io/managed-by`) on what the operator

@@ -95,6 +95,8 @@ pub struct Capabilities {
     pub env: Vec<(String, String)>,
     /// Arguments of a command.
     pub args: Vec<String>,
+    /// Callers read what the code threw.
+    pub debug: bool,
 }
 
 /// One function: who, how much, what it may touch, how many warm, for how many calls.
@@ -251,6 +253,7 @@ impl TryFrom<proto::Capabilities> for Capabilities {
                 .map(|var| (var.name, var.value))
                 .collect(),
             args: wire.args,
+            debug: wire.debug,
         })
     }
 }
@@ -269,6 +272,7 @@ impl From<Capabilities> for proto::Capabilities {
                 .map(|(name, value)| proto::EnvVar { name, value })
                 .collect(),
             args: capabilities.args,
+            debug: capabilities.debug,
         }
     }
 }
@@ -372,6 +376,7 @@ mod tests {
                         egress: egress.iter().map(|rule| rule.parse().unwrap()).collect(),
                         env,
                         args: Vec::new(),
+                        debug: target % 2 == 1,
                     },
                     target,
                     reuse,
@@ -403,6 +408,7 @@ mod tests {
                 egress: vec!["https://*.example.com".parse().unwrap()],
                 env: vec![("NAME".to_owned(), "value".to_owned())],
                 args: vec!["word".to_owned()],
+                debug: true,
             },
             target: 2,
             reuse: Some(Reuse {

@@ -155,6 +155,47 @@ pub(crate) fn run(mut clang: Command) -> Result<()> {
     Ok(())
 }
 
+/// A program in Go, from the folder of its module; `embed`ded files stand in folders of it.
+pub(crate) fn go_program(folder: &Path) -> Result<Vec<u8>> {
+    let mut inputs = Vec::new();
+    sources(folder, &mut inputs)?;
+    inputs.sort();
+    cached(&super::repository(), &inputs, |work| {
+        let program = work.join("program");
+        let output = Command::new("go")
+            .args(["build", "-mod=readonly", "-trimpath"])
+            // Nobody debugs it.
+            .args(["-gcflags=all=-dwarf=false", "-ldflags=-s -w", "-o"])
+            .arg(&program)
+            .arg(".")
+            .env("CGO_ENABLED", "0")
+            .current_dir(folder)
+            .output()
+            .context("start go: is it on PATH?")?;
+        if !output.status.success() {
+            bail!(
+                "go build in {} failed; the first build needs the Go module proxy:\n{}",
+                folder.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(std::fs::read(&program)?)
+    })
+}
+
+/// Files of a folder and those below that a build reads.
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
 /// Builds in a folder named by the inputs' digest, unless that was done before.
 pub(crate) fn cached(
     root: &Path,

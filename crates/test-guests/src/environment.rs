@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use wasmtime::{Engine, Instance, Linker, Module, Store, Val};
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 use wit_bindgen_core::wit_parser::Resolve;
@@ -35,6 +35,52 @@ const WORLD: &str = "javascript";
 const ENGINE: &str = "rquickjs-sys";
 const ENGINE_FILES: [&str; 3] = ["libregexp.c", "libunicode.c", "dtoa.c"];
 
+/// Changes to the engine's source: what stands there, how often, and what it becomes. Each job of the queue belongs to the
+/// asynchronous context that it was queued in, and a reaction to the one that it was attached in (`js/engine.c`). The engine's
+/// own hooks do not see an `await`.
+const ENGINE_CHANGES: [(&str, usize, &str); 8] = [
+    (
+        "    int argc;\n    JSValue argv[];\n} JSJobEntry;",
+        1,
+        "    JSValue context;\n    int argc;\n    JSValue argv[];\n} JSJobEntry;",
+    ),
+    (
+        "    e->job_func = job_func;\n    e->argc = argc;\n",
+        1,
+        "    e->job_func = job_func;\n    e->context = js_dup(engine_context);\n    e->argc = argc;\n",
+    ),
+    (
+        "    res = e->job_func(e->ctx, e->argc, vc(e->argv));\n",
+        1,
+        "    JSValue context = engine_context;\n    engine_context = e->context;\n    res = e->job_func(e->ctx, e->argc, vc(e->argv));\n    JS_FreeValue(ctx, engine_context);\n    engine_context = context;\n",
+    ),
+    (
+        "    JSValue handler;\n} JSPromiseReactionData;",
+        1,
+        "    JSValue handler;\n    JSValue context;\n} JSPromiseReactionData;",
+    ),
+    (
+        "        rd->handler = js_dup(handler);\n",
+        1,
+        "        rd->handler = js_dup(handler);\n        rd->context = js_dup(engine_context);\n",
+    ),
+    (
+        "    JS_FreeValueRT(rt, rd->handler);\n    js_free_rt(rt, rd);\n",
+        1,
+        "    JS_FreeValueRT(rt, rd->handler);\n    JS_FreeValueRT(rt, rd->context);\n    js_free_rt(rt, rd);\n",
+    ),
+    (
+        "            JS_MarkValue(rt, rd->handler, mark_func);\n",
+        1,
+        "            JS_MarkValue(rt, rd->handler, mark_func);\n            JS_MarkValue(rt, rd->context, mark_func);\n",
+    ),
+    (
+        "JS_EnqueueJob(ctx, promise_reaction_job, 5, args);\n",
+        2,
+        "JSValue context = engine_context;\n        engine_context = rd->context;\n        JS_EnqueueJob(ctx, promise_reaction_job, 5, args);\n        engine_context = context;\n",
+    ),
+];
+
 /// Where the environment says why its snapshot could not be made.
 const PROBLEM: &str = "snapshot_problem";
 
@@ -54,6 +100,11 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
     inputs.extend(c.iter().chain(&modules).cloned());
     build::cached(root, &inputs, |folder| {
         let engine = engine_source(&js)?;
+        let file = folder.join("quickjs.c");
+        std::fs::write(
+            &file,
+            changed(&std::fs::read_to_string(engine.join("quickjs.c"))?)?,
+        )?;
         for (name, bytes) in build::bindings(resolved(root)?, WORLD)?.iter() {
             std::fs::write(folder.join(name), bytes)?;
         }
@@ -123,6 +174,20 @@ fn engine_source(js: &Path) -> Result<PathBuf> {
         .and_then(|package| package["manifest_path"].as_str())
         .with_context(|| format!("js/source does not depend on {ENGINE}"))?;
     Ok(Path::new(manifest).with_file_name("quickjs"))
+}
+
+/// The engine's source with our changes.
+fn changed(source: &str) -> Result<String> {
+    let mut changed = source.to_owned();
+    for (from, times, to) in ENGINE_CHANGES {
+        let found = changed.matches(from).count();
+        ensure!(
+            found == times,
+            "the engine's source has {found} times what stood there {times} times when it was changed last: {from}"
+        );
+        changed = changed.replace(from, to);
+    }
+    Ok(changed)
 }
 
 /// A header with the environment's modules, each ended with a zero for the engine.

@@ -147,6 +147,14 @@ pub fn javascript_environment() -> Result<Vec<u8>> {
     environment::component(&repository()).context("build the JavaScript environment")
 }
 
+/// `hearth-bundle` (`tools/bundle`), which bundles for `hearth build`, built when it is not there yet.
+///
+/// # Errors
+/// When Go is missing, or its modules cannot be had.
+pub fn bundler() -> Result<Vec<u8>> {
+    build::go_program(&repository().join("tools/bundle")).context("build hearth-bundle")
+}
+
 /// The repository's root: this crate is only used inside it.
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -1,5 +1,6 @@
-//! Builds all guests, examples and the JavaScript environment into a folder: `NAME.wasm` each.
+//! Builds all guests, examples and the JavaScript environment into a folder, `NAME.wasm` each, and the program that bundles.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,6 +24,9 @@ fn main() -> Result<()> {
     }
     let environment = hearth_test_guests::javascript_environment()?;
     write(&arguments.out, "hearth-javascript", &environment)?;
+    let bundler = arguments.out.join("hearth-bundle");
+    keep(&bundler, &hearth_test_guests::bundler()?)?;
+    std::fs::set_permissions(&bundler, std::fs::Permissions::from_mode(0o755))?;
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut folders: Vec<_> = std::fs::read_dir(&examples)?.collect::<Result<Vec<_>, _>>()?;
     folders.sort_by_key(std::fs::DirEntry::file_name);
@@ -31,6 +35,11 @@ fn main() -> Result<()> {
         .filter(|folder| folder.path().join("package.json").is_file())
     {
         let name = folder.file_name().to_string_lossy().into_owned();
+        // `hearth build` bundles the others, from their packages.
+        if !folder.path().join("build.js").is_file() {
+            packages(&folder.path())?;
+            continue;
+        }
         write(&arguments.out, &name, &javascript(&folder.path(), &name)?)?;
     }
     Ok(())
@@ -51,19 +60,36 @@ fn javascript(folder: &Path, name: &str) -> Result<Vec<u8>> {
         newest = newest.max(newest_below(&folder.join(input))?);
     }
     if !modified(&built).is_ok_and(|built| built > newest) {
-        for arguments in [&["ci", "--no-audit", "--no-fund"][..], &["run", "build"]] {
-            let ended = Command::new("npm")
-                .args(arguments)
-                .current_dir(folder)
-                .status()
-                .context("start npm; it comes with Node.js")?;
-            if !ended.success() {
-                bail!("npm {} failed in examples/{name}", arguments.join(" "));
-            }
-        }
+        npm(folder, &["ci", "--no-audit", "--no-fund"])?;
+        npm(folder, &["run", "build"])?;
     }
     std::fs::read(&built)
         .with_context(|| format!("npm run build in examples/{name} made no dist/{name}.wasm"))
+}
+
+/// The packages that an example's lock file names, unless they are there. None of their install scripts is run.
+fn packages(folder: &Path) -> Result<()> {
+    let newest = newest_below(&folder.join("package-lock.json"))?;
+    let installed = newest_below(&folder.join("node_modules/.package-lock.json"));
+    if installed.is_ok_and(|installed| installed > newest) {
+        return Ok(());
+    }
+    npm(
+        folder,
+        &["ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+    )
+}
+
+fn npm(folder: &Path, arguments: &[&str]) -> Result<()> {
+    let ended = Command::new("npm")
+        .args(arguments)
+        .current_dir(folder)
+        .status()
+        .context("start npm; it comes with Node.js")?;
+    if !ended.success() {
+        bail!("npm {} failed in {}", arguments.join(" "), folder.display());
+    }
+    Ok(())
 }
 
 /// When a file, or the last one in a folder, was changed.
@@ -81,12 +107,15 @@ fn newest_below(path: &Path) -> Result<std::time::SystemTime> {
 }
 
 fn write(out: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = out.join(format!("{name}.wasm"));
+    keep(&out.join(format!("{name}.wasm")), bytes)
+}
+
+fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     // An unchanged file keeps its time: what is made of it need not be made again.
-    if std::fs::read(&path).is_ok_and(|before| before == bytes) {
+    if std::fs::read(path).is_ok_and(|before| before == bytes) {
         return Ok(());
     }
-    std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))?;
     println!("{} ({} bytes)", path.display(), bytes.len());
     Ok(())
 }

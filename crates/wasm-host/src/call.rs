@@ -24,7 +24,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::handler::Proxy;
-use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use crate::function::{HostedFunction, Place, StartError};
@@ -49,6 +49,8 @@ struct Call {
     too_large: AtomicBool,
     /// The guest was refused memory and ended by itself.
     out_of_memory: AtomicBool,
+    /// What the code threw, for a caller who may read it.
+    thrown: OnceLock<String>,
 }
 
 impl Call {
@@ -63,6 +65,13 @@ impl Call {
             .grants
             .stderr
             .note(&format!("call ended {outcome}: {problem}"));
+    }
+
+    /// What the code threw, as it stands in the log: the caller reads it where `spec.debug` says so.
+    fn thrown(&self, text: String) {
+        if self.function.spec.capabilities.debug {
+            let _ = self.thrown.set(text);
+        }
     }
 
     fn outcome(&self) -> Option<Outcome> {
@@ -106,13 +115,14 @@ where
         end: OnceLock::new(),
         too_large: AtomicBool::new(false),
         out_of_memory: AtomicBool::new(false),
+        thrown: OnceLock::new(),
     });
     Ok(match answer(&function, &call, request).await {
         Ok(response) => response,
         Err((outcome, problem)) => {
             call.end(outcome);
             call.note(outcome, &problem);
-            refusal(outcome, &problem)
+            refusal(outcome, call.thrown.get().unwrap_or(&problem))
         }
     })
 }
@@ -146,7 +156,9 @@ where
         StartError::Deadline => (Outcome::DeadlineExceeded, error.to_string()),
         StartError::Failed(_) => (Outcome::Unavailable, error.to_string()),
         StartError::Load(error) => {
-            function.grants.stderr.note(&error.to_string());
+            let thrown = function.grants.stderr.translated(error.to_string());
+            function.grants.stderr.note(&thrown);
+            call.thrown(thrown);
             (Outcome::LoadFailed, sentence(Outcome::LoadFailed, limits))
         }
     })?;
@@ -212,7 +224,10 @@ where
             Err((Outcome::TooLarge, sentence(Outcome::TooLarge, limits)))
         }
         // The environment answers so for what its code threw, which the log has told by now.
-        Ok(Err(_)) if function.is_javascript() => {
+        Ok(Err(error)) if function.is_javascript() => {
+            if let Error::InternalError(Some(thrown)) = error {
+                call.thrown(function.grants.stderr.translated(thrown));
+            }
             Err((Outcome::Threw, sentence(Outcome::Threw, limits)))
         }
         Ok(Err(error)) => Err((
@@ -391,9 +406,10 @@ async fn guest(
                 .http()
                 .new_response_outparam_from_callback(move |answer| {
                     // Nobody may be left to hear it.
-                    let _ = sender.send(
-                        answer.map_err(|code| Error::InternalError(Some(format!("{code:?}")))),
-                    );
+                    let _ = sender.send(answer.map_err(|code| match code {
+                        ErrorCode::InternalError(Some(text)) => Error::InternalError(Some(text)),
+                        code => Error::InternalError(Some(format!("{code:?}"))),
+                    }));
                 })?;
             guest
                 .wasi_http_incoming_handler()

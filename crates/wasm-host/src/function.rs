@@ -666,7 +666,7 @@ impl HostedFunction {
     }
 
     fn give_up_one(self: &Arc<Self>, error: &StartError) {
-        let problem = error.to_string();
+        let problem = self.grants.stderr.translated(error.to_string());
         self.pool().counts.failed();
         let labels = [
             self.spec.key.namespace.as_str(),

@@ -25,6 +25,7 @@ use crate::lanes::Lanes;
 use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
 use crate::metrics::Metrics;
+use crate::positions::Positions;
 use crate::serve::{self, Current};
 
 /// Warm instances that are made at once in the quick lane, all functions together: refilling must not take its threads
@@ -282,7 +283,9 @@ impl Host {
         stderr: &Arc<OwnedFd>,
         prefix: bool,
         view: &View,
+        positions: Option<Positions>,
     ) -> Grants {
+        let positions = positions.map(Arc::new);
         let name = prefix.then_some(function.key.name.as_str());
         let labels = [function.key.namespace.as_str(), function.key.name.as_str()];
         let log = Arc::new(LogBudget::new(
@@ -293,8 +296,8 @@ impl Host {
             outside: self.shared.outside.clone(),
             rules: function.capabilities.egress.clone().into(),
             budget: self.shared.budget.clone(),
-            stdout: LogSink::new(stdout.clone(), name, log.clone()),
-            stderr: LogSink::new(stderr.clone(), name, log),
+            stdout: LogSink::new(stdout.clone(), name, log.clone(), positions.clone()),
+            stderr: LogSink::new(stderr.clone(), name, log, positions),
             view: view.clone(),
         }
     }
@@ -304,12 +307,13 @@ impl Host {
     ///
     /// # Errors
     /// Says why not; what was placed before stays.
-    pub fn place(&self, placed: Placed) -> Result<Arc<HostedFunction>, PlaceError> {
+    pub fn place(&self, mut placed: Placed) -> Result<Arc<HostedFunction>, PlaceError> {
         // One that is to have instances says now whether it can; another when it is called.
         if placed.function.target > 0 {
             self.shared
                 .callable(&placed.artifact, placed.module.is_some())?;
         }
+        let positions = placed.module.as_mut().and_then(Positions::of);
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
         let grants = self.grants(
@@ -318,6 +322,7 @@ impl Host {
             &placed.stderr,
             placed.prefix_logs,
             &placed.view,
+            positions,
         );
         let key = &placed.function.key;
         self.shared.metrics.placed(key, &placed.placement);
@@ -455,7 +460,7 @@ impl Host {
         let Linked::Command(pre) = self.shared.link(artifact)? else {
             return Err(PlaceError::NoCommand);
         };
-        let grants = self.grants(function, stdout, stderr, false, view);
+        let grants = self.grants(function, stdout, stderr, false, view, None);
         let mut store = instance::store(pre.engine(), function, &grants);
         let run = async {
             let command = pre.instantiate_async(&mut store).await?;

@@ -10,9 +10,13 @@ use wasmtime::component::{
 };
 
 use crate::instance::State;
+use crate::positions;
 
 /// Largest source of one module, in bytes: every instance that is made reads it.
 pub const MAX_SOURCE_BYTES: usize = 4 << 20;
+
+/// Largest file of one module, in bytes: its source and the source map behind it, which no instance reads.
+pub const MAX_FILE_BYTES: usize = 16 << 20;
 
 /// The interface that makes a component an environment.
 const ENVIRONMENT: &str = "hearth:javascript/environment@0.1.0";
@@ -24,6 +28,33 @@ pub struct Module {
     pub name: String,
     /// Its text.
     pub source: String,
+}
+
+impl Module {
+    /// A module of a file's bytes. It may end with its source map, as a comment.
+    ///
+    /// # Errors
+    /// When it is larger than a module may be, or no text.
+    pub fn new(name: &str, bytes: Vec<u8>) -> Result<Self, String> {
+        if bytes.len() > MAX_FILE_BYTES {
+            return Err(format!(
+                "{name} has {} bytes with its source map, and may have {MAX_FILE_BYTES}; leave the map out, or sources out of it",
+                bytes.len()
+            ));
+        }
+        let source =
+            String::from_utf8(bytes).map_err(|error| format!("{name} is not UTF-8: {error}"))?;
+        let code = positions::apart(&source).0.len();
+        if code > MAX_SOURCE_BYTES {
+            return Err(format!(
+                "{name} has {code} bytes of code, and a module at most {MAX_SOURCE_BYTES}; hearth build --minify makes it smaller"
+            ));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            source,
+        })
+    }
 }
 
 /// How an environment takes a module.
@@ -177,6 +208,21 @@ impl Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_has_a_bound_that_its_source_map_does_not_count_for() {
+        let code = " ".repeat(MAX_SOURCE_BYTES);
+        let map = "\n//# sourceMappingURL=data:application/json;base64,AAAA";
+        assert!(Module::new("agent.js", format!("{}{map}", &code[1..]).into_bytes()).is_ok());
+        for (bytes, words) in [
+            (format!("{code} ").into_bytes(), "bytes of code"),
+            (vec![b' '; MAX_FILE_BYTES + 1], "with its source map"),
+            (vec![0xff], "not UTF-8"),
+        ] {
+            let error = Module::new("agent.js", bytes).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
 
     #[test]
     fn an_error_is_a_sentence_with_its_place_and_the_outer_frames() {

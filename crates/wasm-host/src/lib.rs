@@ -19,6 +19,7 @@ mod limits;
 pub mod logs;
 pub mod metrics;
 mod pool;
+pub mod positions;
 #[cfg(feature = "compile")]
 mod preview1;
 pub mod serve;

@@ -16,6 +16,8 @@ use prometheus::IntCounter;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
+use crate::positions::Positions;
+
 /// Longest line that is written at once: below a pipe's atomic 4,096 bytes, with room for a prefix.
 pub const LINE_BYTES: usize = 3800;
 
@@ -59,19 +61,27 @@ struct Inner {
     file: Arc<OwnedFd>,
     prefix: String,
     budget: Arc<LogBudget>,
+    positions: Option<Arc<Positions>>,
     /// Lines that were dropped and not yet spoken of.
     dropped: AtomicU64,
 }
 
 impl LogSink {
-    /// Lines go to `file`, which should not block. `name`, when given, stands before each line.
-    pub(crate) fn new(file: Arc<OwnedFd>, name: Option<&str>, budget: Arc<LogBudget>) -> Self {
+    /// Lines go to `file`, which should not block. `name`, when given, stands before each line. The guest's lines have the
+    /// positions of its sources where `positions` knows them.
+    pub(crate) fn new(
+        file: Arc<OwnedFd>,
+        name: Option<&str>,
+        budget: Arc<LogBudget>,
+        positions: Option<Arc<Positions>>,
+    ) -> Self {
         let prefix = name.map(|name| format!("{name}: ")).unwrap_or_default();
         Self {
             inner: Arc::new(Inner {
                 file,
                 prefix,
                 budget,
+                positions,
                 dropped: AtomicU64::new(0),
             }),
         }
@@ -80,6 +90,22 @@ impl LogSink {
     /// A line of ours about the function, marked as such.
     pub fn note(&self, text: &str) {
         self.line(format!("hearth: {}", text.replace('\n', "\\n ")).as_bytes());
+    }
+
+    /// What a guest said, with the positions of its sources.
+    pub(crate) fn translated(&self, text: String) -> String {
+        match &self.inner.positions {
+            Some(positions) => positions.translate(&text).into_owned(),
+            None => text,
+        }
+    }
+
+    /// A line of the guest's.
+    fn said(&self, line: &[u8]) {
+        match (&self.inner.positions, std::str::from_utf8(line)) {
+            (Some(positions), Ok(text)) => self.line(positions.translate(text).as_bytes()),
+            _ => self.line(line),
+        }
     }
 
     fn line(&self, text: &[u8]) {
@@ -151,12 +177,12 @@ impl Lines {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             self.pending.extend_from_slice(&rest[..end]);
-            self.sink.line(&std::mem::take(&mut self.pending));
+            self.sink.said(&std::mem::take(&mut self.pending));
             rest = &rest[end + 1..];
         }
         self.pending.extend_from_slice(rest);
         if self.pending.len() >= LINE_BYTES {
-            self.sink.line(&std::mem::take(&mut self.pending));
+            self.sink.said(&std::mem::take(&mut self.pending));
         }
     }
 }
@@ -164,7 +190,7 @@ impl Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         if !self.pending.is_empty() {
-            self.sink.line(&std::mem::take(&mut self.pending));
+            self.sink.said(&std::mem::take(&mut self.pending));
         }
     }
 }
@@ -200,7 +226,7 @@ mod tests {
 
     fn written(name: Option<&str>, writes: &[&str]) -> String {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let sink = LogSink::new(Arc::new(writer.into()), name, budget(1 << 20));
+        let sink = LogSink::new(Arc::new(writer.into()), name, budget(1 << 20), None);
         let mut lines = Lines {
             sink,
             pending: Vec::new(),
@@ -250,7 +276,7 @@ mod tests {
         let (_reader, writer) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let budget = budget(1 << 30);
-        let sink = LogSink::new(Arc::new(writer.into()), None, budget.clone());
+        let sink = LogSink::new(Arc::new(writer.into()), None, budget.clone(), None);
         for _ in 0..1000 {
             sink.line(&[b'x'; 1000]);
         }
@@ -261,7 +287,7 @@ mod tests {
     fn a_flood_is_cut_to_its_rate_and_spoken_of() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let budget = budget(1000);
-        let sink = LogSink::new(Arc::new(writer.into()), None, budget.clone());
+        let sink = LogSink::new(Arc::new(writer.into()), None, budget.clone(), None);
         for _ in 0..100 {
             sink.line(&[b'x'; 99]);
         }

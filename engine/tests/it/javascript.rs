@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hearth_contract::Reuse;
 use hearth_contract::proto::State;
@@ -286,6 +288,53 @@ async fn an_exception_that_nobody_caught_is_told_with_its_place() {
         ),
         "{log}"
     );
+}
+
+/// A module with a source map: its line 1 is line 101 of `src/agent.ts`, and so on.
+fn mapped(code: &str) -> String {
+    let map = r#"{"version":3,"sources":["src/agent.ts"],"mappings":"AAoGA;AACA;AACA;AACA;AACA;AACA;AACA;AACA"}"#;
+    format!(
+        "{code}\n//# sourceMappingURL=data:application/json;base64,{}\n",
+        STANDARD.encode(map)
+    )
+}
+
+#[tokio::test]
+async fn positions_are_those_of_the_sources_and_callers_read_them_where_that_is_allowed() {
+    for (code, outcome, words) in [
+        (
+            handler("    console.log(new Error('seen').stack.split('\\n')[0]);\n    null.x;"),
+            "threw",
+            "uncaught TypeError: cannot read property 'x' of null (src/agent.ts:104:1)",
+        ),
+        (
+            "\n\nnull.x;".to_owned(),
+            "load_failed",
+            "the code threw when it was loaded: TypeError: cannot read property 'x' of null (src/agent.ts:103:1)",
+        ),
+        (
+            "\nexport default {".to_owned(),
+            "load_failed",
+            "(src/agent.ts:10",
+        ),
+        (
+            handler("    return new Promise(() => {});"),
+            "threw",
+            "the answer waits for something that never comes",
+        ),
+    ] {
+        for debug in [false, true] {
+            let engine = Engine::start().await;
+            let function = function("maps", |function| function.capabilities.debug = debug);
+            let address = engine.place_javascript(&mapped(&code), function).await;
+            let answer = get(address, "/").await;
+            assert_eq!(answer.outcome.as_deref(), Some(outcome), "{}", answer.body);
+            assert_eq!(answer.body.contains(words), debug, "{}", answer.body);
+            let log = engine.end().await;
+            assert!(log.contains(words), "{log}");
+            assert!(!log.contains("agent.js:"), "{log}");
+        }
+    }
 }
 
 #[tokio::test]

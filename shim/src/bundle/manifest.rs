@@ -6,6 +6,9 @@ use serde::Deserialize;
 pub(super) const LAYERS: usize = 7;
 
 const WASM: &str = "application/wasm";
+/// One ES module, and the source map that may follow it. `hearth push` writes them.
+const MODULE: &str = "application/vnd.hearth.module.v1+javascript";
+const SOURCE_MAP: &str = "application/vnd.hearth.sourcemap.v1+json";
 
 /// A blob.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -69,6 +72,8 @@ pub enum Contents {
     Wasm(Descriptor),
     /// tar layers, lowest first, with one `.wasm` file somewhere in them.
     Layers(Vec<Descriptor>),
+    /// One ES module, and its source map where there is one behind it.
+    JavaScript(Vec<Descriptor>),
 }
 
 impl Contents {
@@ -76,7 +81,7 @@ impl Contents {
     pub fn blobs(&self) -> &[Descriptor] {
         match self {
             Self::Wasm(blob) => std::slice::from_ref(blob),
-            Self::Layers(layers) => layers,
+            Self::Layers(layers) | Self::JavaScript(layers) => layers,
         }
     }
 }
@@ -164,6 +169,19 @@ impl Manifest {
                 ));
             }
         }
+        let kinds: Vec<&str> = (self.layers.iter())
+            .map(|layer| layer.media_type.as_str())
+            .collect();
+        match kinds[..] {
+            [MODULE] | [MODULE, SOURCE_MAP] => return Ok(Contents::JavaScript(self.layers)),
+            _ if kinds.contains(&MODULE) => {
+                return Err(format!(
+                    "its layers are of the types {}; a JavaScript bundle is one {MODULE}, and one {SOURCE_MAP} behind it or none",
+                    kinds.join(", ")
+                ));
+            }
+            _ => {}
+        }
         if self.layers.is_empty() {
             return Err(format!("it has no layers and is of type {:?}", self.kind));
         }
@@ -239,6 +257,34 @@ mod tests {
             panic!("{found:?}")
         };
         assert_eq!((layer.digest.as_str(), layer.size), ("sha256:aa", 7));
+    }
+
+    #[test]
+    fn a_module_is_a_bundle_with_a_source_map_or_without() {
+        let layers = |kinds: &[&str]| {
+            let layers: Vec<_> = (kinds.iter())
+                .map(|kind| format!(r#"{{"mediaType":"{kind}","digest":"sha256:aa","size":7}}"#))
+                .collect();
+            contents(&format!(
+                r#"{{"artifactType":"application/vnd.hearth.javascript.v1","config":{{}},"layers":[{}]}}"#,
+                layers.join(",")
+            ))
+        };
+        for kinds in [&[MODULE][..], &[MODULE, SOURCE_MAP]] {
+            let found = layers(kinds).unwrap();
+            assert!(
+                matches!(&found, Contents::JavaScript(blobs) if blobs.len() == kinds.len()),
+                "{found:?}"
+            );
+        }
+        for kinds in [
+            &[MODULE, MODULE][..],
+            &[SOURCE_MAP, MODULE],
+            &[MODULE, "a/b"],
+        ] {
+            let problem = layers(kinds).unwrap_err();
+            assert!(problem.contains("a JavaScript bundle is one"), "{problem}");
+        }
     }
 
     #[test]

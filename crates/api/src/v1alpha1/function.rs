@@ -74,6 +74,10 @@ pub struct AgentFunctionSpec {
     /// Calls out. Unset: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// Whether callers read what JavaScript threw, with file, line and frames, in the body of the answer. The log has it
+    /// always. For development: it shows code to whoever calls. Unset: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<bool>,
     /// The Service in front. Unset: port 80.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
@@ -102,12 +106,31 @@ pub struct Bundle {
 }
 
 /// Code that is evaluated by an environment that all functions of its language share.
-#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.javascript) != has(self.configMap)")
+    .message("source has either javascript or a configMap"))]
 pub struct Source {
-    /// One ES module whose default export has a function `fetch(request, env, ctx)`, at most 256 KiB.
+    /// One ES module whose default export has a function `fetch(request, env, ctx)`, at most 256 KiB. Unset: see `configMap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 262_144))]
-    pub javascript: String,
+    pub javascript: Option<String>,
+    /// Such a module in a ConfigMap, whose changes are followed. Unset: see `javascript`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<ConfigMapKey>,
+}
+
+/// A module in a ConfigMap.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKey {
+    /// Name of a ConfigMap of the function's namespace that has the label `hearth.dev/source`, whatever its value.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key that holds the module. A source map may stand under the same key with `.map` behind it. Unset: agent.js.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    pub key: Option<String>,
 }
 
 /// Names an AgentPool of the same namespace.

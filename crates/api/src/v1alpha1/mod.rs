@@ -4,9 +4,9 @@ mod function;
 mod pool;
 
 pub use function::{
-    AgentFunction, AgentFunctionSpec, AgentFunctionStatus, Bundle, BundleStatus, Egress, EnvVar,
-    FunctionLimits, OpenWindow, PoolRef, QueueLimits, Reuse, Scaling, ScalingDecision,
-    ScalingPolicy, ScalingWindow, ServiceSpec,
+    AgentFunction, AgentFunctionSpec, AgentFunctionStatus, Bundle, BundleStatus, ConfigMapKey,
+    Egress, EnvVar, FunctionLimits, OpenWindow, PoolRef, QueueLimits, Reuse, Scaling,
+    ScalingDecision, ScalingPolicy, ScalingWindow, ServiceSpec, Source,
 };
 pub use pool::{
     AgentPool, AgentPoolSpec, AgentPoolStatus, Isolation, PoolResources, PoolToleration,

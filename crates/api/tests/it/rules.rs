@@ -65,6 +65,12 @@ fn bundles() {
     for (bundle, expected) in [
         ("{image: a}", None),
         ("{source: {javascript: 'export default {}'}}", None),
+        ("{source: {configMap: {name: code}}}", None),
+        (
+            "{source: {javascript: a, configMap: {name: code}}}",
+            Some("either javascript or a configMap"),
+        ),
+        ("{source: {}}", Some("either javascript or a configMap")),
         ("{}", problem),
         ("{image: a, source: {javascript: b}}", problem),
     ] {

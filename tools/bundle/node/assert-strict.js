@@ -1,0 +1,3 @@
+// node:assert/strict.
+export * from "node:assert";
+export { default } from "node:assert";

@@ -1,0 +1,3 @@
+// node:console.
+export default globalThis.console;
+export const { console } = globalThis;

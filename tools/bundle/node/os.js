@@ -1,0 +1,21 @@
+// node:os: there is no machine to tell of.
+export const EOL = "\n";
+export const devNull = "/dev/null";
+export const arch = () => "wasm32";
+export const platform = () => "linux";
+export const type = () => "Hearth";
+export const release = () => "";
+export const version = () => "";
+export const machine = () => "wasm32";
+export const hostname = () => "localhost";
+export const homedir = () => "/";
+export const tmpdir = () => "/tmp";
+export const endianness = () => "LE";
+export const cpus = () => [];
+export const availableParallelism = () => 1;
+export const networkInterfaces = () => ({});
+export const loadavg = () => [0, 0, 0];
+export const totalmem = () => 0;
+export const freemem = () => 0;
+export const uptime = () => 0;
+export default { EOL, arch, availableParallelism, cpus, devNull, endianness, freemem, homedir, hostname, loadavg, machine, networkInterfaces, platform, release, tmpdir, totalmem, type, uptime, version };
