@@ -100,7 +100,8 @@ pub(crate) fn complete(request: &Value) -> Answer {
     (
         200,
         json!({
-            "id": "completion-1",
+            // Of its own for each: clients take two messages of one name for one.
+            "id": format!("completion-{}", messages.len()),
             "object": "chat.completion",
             "model": request["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": reason}],
@@ -108,15 +109,51 @@ pub(crate) fn complete(request: &Value) -> Answer {
     )
 }
 
+/// A completion as the events of a stream, which is how it is told to who asked for `stream`: the message in pieces, then its
+/// end.
+pub(crate) fn events(completion: &Value) -> String {
+    let choice = &completion["choices"][0];
+    let message = &choice["message"];
+    let mut deltas = vec![json!({"role": "assistant", "content": ""})];
+    for (index, call) in message["tool_calls"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        let mut call = call.clone();
+        call["index"] = json!(index);
+        deltas.push(json!({"tool_calls": [call]}));
+    }
+    let words = message["content"].as_str().unwrap_or_default();
+    deltas.extend(
+        words
+            .split_inclusive(' ')
+            .map(|word| json!({"content": word})),
+    );
+    let mut chunks: Vec<Value> = (deltas.into_iter())
+        .map(|delta| json!({"index": 0, "delta": delta, "finish_reason": null}))
+        .collect();
+    chunks.push(json!({"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}));
+    let mut events = String::new();
+    for chunk in chunks {
+        let event = json!({
+            "id": completion["id"],
+            "object": "chat.completion.chunk",
+            "model": completion["model"],
+            "choices": [chunk],
+        });
+        events += &format!("data: {event}\n\n");
+    }
+    events + "data: [DONE]\n\n"
+}
+
 fn conclude(tool: &str, system: &str) -> String {
-    let order: Value = serde_json::from_str(tool).unwrap_or_default();
-    if let Some(error) = order["error"].as_str() {
+    if let Some(error) = field(tool, "error") {
         return format!("I could not find that: {error}.");
     }
-    if let (Some(id), Some(status)) = (order["id"].as_str(), order["status"].as_str()) {
-        let arrives = order["arrives"]
-            .as_str()
-            .map(|day| format!(" and arrives on {day}"));
+    if let (Some(id), Some(status)) = (field(tool, "id"), field(tool, "status")) {
+        let arrives = field(tool, "arrives").map(|day| format!(" and arrives on {day}"));
         return format!(
             "Your order {id} is {status}{}.",
             arrives.unwrap_or_default()
@@ -127,6 +164,15 @@ fn conclude(tool: &str, system: &str) -> String {
         .lines()
         .find_map(|line| line.strip_prefix('[')?.split_once("] "));
     document.map_or_else(|| "I do not know.".to_owned(), |(_, text)| text.to_owned())
+}
+
+/// A field of a flat object: in JSON, or in what a framework makes of JSON for a model to read.
+fn field(object: &str, name: &str) -> Option<String> {
+    let plain = object.replace(['{', '}', '"', '\\'], "");
+    let fields = plain.split([',', '\n']);
+    let mut fields = fields.filter_map(|field| field.split_once(':'));
+    let found = fields.find(|(key, _)| key.trim() == name);
+    found.map(|(_, value)| value.trim().to_owned())
 }
 
 fn number(text: &str) -> Option<&str> {
@@ -167,6 +213,39 @@ mod tests {
         let choice = completion(json!([system, {"role": "user", "content": "Can I return it?"}]));
         assert_eq!(choice["message"]["content"], "Within 30 days.");
         assert_eq!(choice["finish_reason"], "stop");
+    }
+
+    #[test]
+    fn an_object_is_read_as_json_and_as_a_framework_writes_it() {
+        for text in [
+            r#"{"id":"4711","status":"shipped"}"#,
+            "{\n  id: 4711,\n  status: shipped\n}",
+            r#""{\"id\":\"4711\",\"status\":\"shipped\"}""#,
+        ] {
+            assert_eq!(conclude(text, ""), "Your order 4711 is shipped.", "{text}");
+        }
+        assert_eq!(
+            conclude(r#"{"error":"there is none"}"#, ""),
+            "I could not find that: there is none."
+        );
+    }
+
+    #[test]
+    fn a_stream_tells_the_same_in_pieces() {
+        let completion = complete(&json!({"messages": [{"role": "user", "content": "Hello"}]})).1;
+        let events = events(&completion);
+        let mut text = String::new();
+        for event in events
+            .split("\n\n")
+            .filter(|event| event.starts_with("data: {"))
+        {
+            let chunk: Value = serde_json::from_str(&event["data: ".len()..]).unwrap();
+            text += chunk["choices"][0]["delta"]["content"]
+                .as_str()
+                .unwrap_or_default();
+        }
+        assert_eq!(text, "I do not know.");
+        assert!(events.ends_with("data: [DONE]\n\n"));
     }
 
     #[test]

@@ -70,11 +70,16 @@ async fn answer(
     calls: Calls,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, body) = route(request, &calls).await;
+    // What is asked for as a stream is one text of events here, which clients read as well.
+    let (kind, text) = match body {
+        Value::String(events) if events.starts_with("data: ") => ("text/event-stream", events),
+        body => ("application/json", format!("{body}\n")),
+    };
     let response = Response::builder()
         .status(status)
-        .header("content-type", "application/json");
+        .header("content-type", kind);
     Ok(response
-        .body(Full::from(format!("{body}\n")))
+        .body(Full::from(text))
         .expect("a known status and a fixed header make a response"))
 }
 
@@ -92,7 +97,12 @@ async fn route(request: Request<Incoming>, calls: &Calls) -> Answer {
     match (&method, path) {
         (&Method::GET, "/search") => answers::search(&query(uri.query().unwrap_or_default(), "q")),
         (&Method::POST, "/v1/chat/completions") => match body(request).await {
-            Ok(body) => answers::complete(&body),
+            Ok(body) => match answers::complete(&body) {
+                (200, completion) if body["stream"] == true => {
+                    (200, Value::String(answers::events(&completion)))
+                }
+                answer => answer,
+            },
             Err(refusal) => refusal,
         },
         (&Method::GET, _) if path.starts_with("/orders/") => {
