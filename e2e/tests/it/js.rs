@@ -155,3 +155,35 @@ pub(crate) async fn faults_of_a_call_are_outcomes(cx: &Cx) -> Result<()> {
     })
     .await
 }
+
+pub(crate) async fn code_of_a_config_map_is_followed(cx: &Cx) -> Result<()> {
+    let map = |text: &str| {
+        let code = says(text).replace('\n', " ");
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: code\n  labels:\n    hearth.dev/source: javascript\ndata:\n  agent.js: \"{code}\"\n"
+        )
+    };
+    cx.apply("apiVersion: hearth.dev/v1alpha1\nkind: AgentFunction\nmetadata:\n  name: follows\nspec:\n  bundle:\n    source:\n      configMap:\n        name: code\n")?;
+    let function = cx.condition("follows", "Ready", "False").await?;
+    let status = function.status.unwrap_or_default();
+    let told = status.conditions.iter().any(|condition| {
+        condition.reason == "InvalidSpec" && condition.message.contains("no ConfigMap code")
+    });
+    ensure!(told, "what is missing is named: {:?}", status.conditions);
+    cx.apply(&map("one"))?;
+    cx.condition("follows", "Ready", "True").await?;
+    let address = cx.route("follows").await?;
+    let answers = |text: &'static str| {
+        let address = address.clone();
+        until("the code of the ConfigMap to answer", SETTLE, move || {
+            let address = address.clone();
+            async move {
+                let answer = call::get(&address, "/").await?;
+                Ok(Seen::when(answer.body == text, (), answer.body))
+            }
+        })
+    };
+    answers("one").await?;
+    cx.apply(&map("two"))?;
+    answers("two").await
+}

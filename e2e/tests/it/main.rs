@@ -11,6 +11,7 @@ mod pools;
 mod slice;
 mod support;
 mod survive;
+mod typescript;
 mod upgrade;
 
 use std::future::Future;
@@ -99,6 +100,10 @@ fn main() -> ExitCode {
         js::changed_code_replaces_the_old_one_without_a_failed_call,
         js::what_is_wrong_with_the_code_is_said_with_its_position,
         js::faults_of_a_call_are_outcomes,
+        js::code_of_a_config_map_is_followed,
+        typescript::an_agent_is_new_deployed_and_invoked,
+        typescript::langchain_answers_from_its_packages,
+        typescript::llamaindex_answers_from_its_packages,
     ))
     .chain(cases!("cli":
         cli::serve_answers_without_a_cluster,

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
 use crate::support::{
-    HELLO, METRICS, contains, mischief, nothing_left, traces_before, warm_in_engines,
+    HELLO, METRICS, contains, mischief, nothing_left, support_tools, traces_before, warm_in_engines,
 };
 
 async fn only_pool_pod(cx: &Cx) -> Result<Pod> {
@@ -323,18 +323,9 @@ pub(crate) async fn the_support_agent_runs_its_whole_loop(cx: &Cx) -> Result<()>
         .layout()
         .repository()
         .join("examples/support-agent");
-    let apply = |manifest: &str| {
-        let path = example.join(manifest);
-        cx.kubectl(&["apply", "-f", &path.to_string_lossy()])
-    };
-    apply("server.yaml")?;
-    cx.kubectl(&[
-        "rollout",
-        "status",
-        "deployment/support-tools",
-        "--timeout=60s",
-    ])?;
-    apply("agentfunction.yaml")?;
+    support_tools(cx)?;
+    let manifest = example.join("agentfunction.yaml");
+    cx.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
     cx.condition("support-agent", "Ready", "True").await?;
     let address = cx.route("support-agent").await?;
     let question = r#"{"customer":"c-17","question":"Where is my order 4711?"}"#;

@@ -18,6 +18,20 @@ use tokio::task::JoinSet;
 /// The C example, pushed by `cargo xtask up`.
 pub(crate) const HELLO: &str = "localhost:5000/examples/hello-c:dev";
 
+/// What the support agents call, in the case's namespace, until it is ready.
+pub(crate) fn support_tools(cx: &Cx) -> Result<()> {
+    let repository = cx.cluster.layout().repository();
+    let manifest = repository.join("examples/support-agent/server.yaml");
+    cx.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
+    cx.kubectl(&[
+        "rollout",
+        "status",
+        "deployment/support-tools",
+        "--timeout=60s",
+    ])?;
+    Ok(())
+}
+
 /// Port of the engine's metrics in a pool pod.
 pub(crate) const METRICS: u16 = 9464;
 
