@@ -113,25 +113,58 @@ const FORBIDDEN_HERE: Calls = calls![
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const FORBIDDEN_HERE: Calls = &[];
+#[cfg(target_arch = "x86_64")]
+const FORBIDDEN_TO_COMPILE_HERE: Calls = calls![
+    SYS_open,
+    SYS_creat,
+    SYS_mkdir,
+    SYS_rmdir,
+    SYS_unlink,
+    SYS_rename,
+    SYS_link,
+    SYS_symlink,
+    SYS_chmod,
+    SYS_chown,
+    SYS_accept,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const FORBIDDEN_TO_COMPILE_HERE: Calls = &[];
 
-/// Which sockets a process may make.
+/// Refused to the compile helper beside: what it reads and writes is open when it starts.
+const FORBIDDEN_TO_COMPILE: Calls = calls![
+    SYS_openat,
+    SYS_openat2,
+    SYS_mkdirat,
+    SYS_unlinkat,
+    SYS_renameat2,
+    SYS_linkat,
+    SYS_symlinkat,
+    SYS_fchmodat,
+    SYS_fchownat,
+    SYS_bind,
+    SYS_listen,
+    SYS_connect,
+    SYS_accept4,
+];
+
+/// What a process is for, and so what it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sockets {
-    /// None.
-    No,
-    /// Those of IPv4 and IPv6.
-    Internet,
+pub(crate) enum Role {
+    /// Runs instances: sockets of IPv4 and IPv6, and files by name for volumes and what the kernel says of the process.
+    Run,
+    /// Compiles: no sockets, and no files by name.
+    Compile,
 }
 
 /// Locks this thread down, and every thread that it starts. Before there are others.
-pub(crate) fn engage(sockets: Sockets) -> Result<()> {
+pub(crate) fn engage(role: Role) -> Result<()> {
     // What guests hold in memory belongs on no disk.
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
     };
     setrlimit(Resource::Core, none).context("forbid core dumps")?;
-    for filter in [new_style_clone()?, forbidden(sockets)?] {
+    for filter in [new_style_clone()?, forbidden(role)?] {
         // The last one says more than Ok: no process of ours goes on without.
         seccompiler::apply_filter(&filter).context("refuse system calls (seccomp)")?;
     }
@@ -146,19 +179,25 @@ fn new_style_clone() -> Result<BpfProgram> {
     )
 }
 
-fn forbidden(sockets: Sockets) -> Result<BpfProgram> {
+fn forbidden(role: Role) -> Result<BpfProgram> {
+    let (beside, beside_here) = match role {
+        Role::Run => (&[][..], &[][..]),
+        Role::Compile => (FORBIDDEN_TO_COMPILE, FORBIDDEN_TO_COMPILE_HERE),
+    };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN
         .iter()
         .chain(FORBIDDEN_HERE)
+        .chain(beside)
+        .chain(beside_here)
         .map(|(_, number)| (*number, Vec::new()))
         .collect();
     let threads = SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64);
     rules.insert(libc::SYS_clone, vec![rule(&[(0, threads, 0)])?]);
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(&[(0, SeccompCmpOp::Ne, own)])?]);
-    let other_families = match sockets {
-        Sockets::No => Vec::new(),
-        Sockets::Internet => {
+    let other_families = match role {
+        Role::Compile => Vec::new(),
+        Role::Run => {
             let families = [libc::AF_INET, libc::AF_INET6];
             let others = families.map(|family| (0, SeccompCmpOp::Ne, family as u64));
             vec![rule(&others)?]
@@ -230,10 +269,11 @@ mod tests {
     }
 
     /// Runs on a thread of its own, locked down: the test's other threads are not.
-    fn locked(sockets: Sockets, test: impl FnOnce() + Send + 'static) {
+    fn locked(role: Role, test: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(move || {
-            engage(sockets).unwrap();
-            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let mut status = std::fs::File::open("/proc/thread-self/status").unwrap();
+            engage(role).unwrap();
+            let status = io::read_to_string(&mut status).unwrap();
             // Without the filter, calls below would end more than this test.
             assert!(status.contains("Seccomp:\t2"), "{status}");
             test();
@@ -243,7 +283,7 @@ mod tests {
 
     #[test]
     fn each_forbidden_call_is_refused() {
-        locked(Sockets::Internet, || {
+        locked(Role::Run, || {
             for (name, number) in FORBIDDEN.iter().chain(FORBIDDEN_HERE) {
                 assert_eq!(call(*number, [0, 0]), Some(libc::EPERM), "{name}");
             }
@@ -261,7 +301,7 @@ mod tests {
     fn sockets_are_the_internets_or_none() {
         let stream = i64::from(libc::SOCK_STREAM);
         let made = move |family: i32| call(libc::SYS_socket, [family.into(), stream]);
-        locked(Sockets::Internet, move || {
+        locked(Role::Run, move || {
             for family in [libc::AF_INET, libc::AF_INET6] {
                 // A machine may lack one.
                 assert!(
@@ -278,14 +318,27 @@ mod tests {
                 assert_eq!(made(family), Some(libc::EPERM), "{family}");
             }
         });
-        locked(Sockets::No, move || {
+        locked(Role::Compile, move || {
             assert_eq!(made(libc::AF_INET), Some(libc::EPERM));
         });
     }
 
     #[test]
+    fn the_compile_helper_opens_nothing() {
+        locked(Role::Compile, || {
+            let all = FORBIDDEN.iter().chain(FORBIDDEN_HERE);
+            let all = all
+                .chain(FORBIDDEN_TO_COMPILE)
+                .chain(FORBIDDEN_TO_COMPILE_HERE);
+            for (name, number) in all {
+                assert_eq!(call(*number, [0, 0]), Some(libc::EPERM), "{name}");
+            }
+        });
+    }
+
+    #[test]
     fn threads_are_made_and_files_that_are_open_are_used() {
-        locked(Sockets::No, || {
+        locked(Role::Compile, || {
             let (reader, mut writer) = io::pipe().unwrap();
             let thread = std::thread::spawn(move || io::read_to_string(reader).unwrap());
             io::Write::write_all(&mut writer, b"still here").unwrap();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::TcpListener;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,12 +17,14 @@ use hearth_wasm_host::capability::folders::{Folder, View};
 use hearth_wasm_host::capability::names::Names;
 use hearth_wasm_host::javascript::{MAX_FILE_BYTES, Module};
 use hearth_wasm_host::{
-    Artifact, CommandEnd, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, serve,
+    Artifact, CommandEnd, Engine, EngineSettings, Host, HostSettings, PlaceError, Placed, Running,
+    serve,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::lockdown::Sockets;
+use crate::Backdoor;
+use crate::lockdown::Role;
 
 /// Changes within this time go out together.
 const REPORT_EVERY: Duration = Duration::from_millis(10);
@@ -32,24 +35,25 @@ const CHUNK_BYTES: usize = PACKET_BYTES / 2;
 /// Messages to the shim that wait; when it does not read, whoever reports waits too.
 const OUTBOX: usize = 64;
 
-pub(crate) fn main() -> Result<()> {
-    super::confine(Sockets::Internet)?;
+pub(crate) fn main(backdoor: Option<Backdoor>) -> Result<()> {
+    super::confine(Role::Run)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
         let control = Arc::new(super::control()?);
-        serve(control).await
+        serve(control, backdoor).await
     });
     // Calls that still run end with the process: the shim has decided that.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(control: Arc<Channel>) -> Result<()> {
+async fn serve(control: Arc<Channel>, backdoor: Option<Backdoor>) -> Result<()> {
     let engine = Engine::new(EngineSettings::default())
         .map_err(|error| anyhow::anyhow!("{error:#}"))
-        .context("start wasmtime")?;
+        .context("start wasmtime")?
+        .with_probe(backdoor.map(|backdoor| backdoor.guest));
     let ready = proto::Ready {
         fingerprint: engine.fingerprint(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -61,20 +65,32 @@ async fn serve(control: Arc<Channel>) -> Result<()> {
     let to_engine::Message::Start(start) = message else {
         bail!("the first message is not Start")
     };
+    let mut descriptors = descriptors.into_iter();
+    let metrics = start.metrics.then(|| {
+        let socket = descriptors.next();
+        socket.context("Start promises a socket for metrics and carries none")
+    });
+    let running = match start.running {
+        true => {
+            let file = descriptors
+                .next()
+                .context("Start promises a file for what runs and carries none")?;
+            Running::in_file(file).context("map the file for what runs")?
+        }
+        false => Running::default(),
+    };
     let settings = HostSettings {
         names: Names::new(&start.resolver.unwrap_or_default()),
         memory_bytes: start.memory_bytes,
         roots_pem: start.roots_pem,
+        cores: NonZeroUsize::new(start.cores as usize),
+        running,
     };
     let host =
         Arc::new(Host::new(engine, &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?);
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
-    if start.metrics {
-        let listener = descriptors
-            .into_iter()
-            .next()
-            .context("Start promises a socket for metrics and carries none")?;
+    if let Some(listener) = metrics.transpose()? {
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -355,6 +371,7 @@ impl Rim {
             placement: place.placement.unwrap_or_default(),
             calls_lost: place.calls_lost,
             view,
+            mark: place.mark,
         };
         self.placed.notify_one();
         match self.host.place(placed) {

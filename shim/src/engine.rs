@@ -23,6 +23,7 @@ use crate::cgroup::Cgroup;
 use crate::container::KILL;
 use crate::host::sleep_until;
 use crate::process::{self, Network, Process, Rights};
+use crate::running::Running;
 use crate::state_file::StateFile;
 
 /// Messages that wait to be sent. A full queue makes the sender wait: the engine reads slower than we write.
@@ -79,6 +80,16 @@ pub struct Death {
     pub out_of_memory: bool,
     /// Ends without a minute of life between them, this one included.
     pub in_a_row: u32,
+    /// Marks of the functions in whose code it was.
+    pub running: Vec<u64>,
+}
+
+impl Death {
+    /// Whether it ended by itself, where it stood: nobody killed it.
+    pub fn is_crash(&self) -> bool {
+        self.signal
+            .is_some_and(|signal| signal != KILL.cast_signed())
+    }
 }
 
 /// What an owner hears, in order.
@@ -147,6 +158,7 @@ impl Engine {
                 said,
                 pid: set_pid,
                 number: 0,
+                running: None,
                 leaving: JoinSet::new(),
             }
             .run(),
@@ -184,6 +196,8 @@ struct Supervisor {
     pid: watch::Sender<Option<u32>>,
     /// Of the engine that was started last.
     number: u64,
+    /// What the engine runs that was started last, as it says itself.
+    running: Option<Running>,
     /// Predecessors; they end with this.
     leaving: JoinSet<()>,
 }
@@ -200,6 +214,14 @@ impl Supervisor {
             };
             self.pid.send_replace(None);
             self.setup.state_file.clear();
+            let running = self
+                .running
+                .take()
+                .map_or(Ok(Vec::new()), |file| file.marks());
+            let running = running.unwrap_or_else(|error| {
+                tracing::error!(%error, "what the engine ran is not known");
+                Vec::new()
+            });
             in_a_row = match born.elapsed() >= LIVED {
                 true => 1,
                 false => in_a_row + 1,
@@ -211,6 +233,7 @@ impl Supervisor {
                 // The group's count is the compile helper's too.
                 out_of_memory: signal == Some(KILL.cast_signed()) && self.oom_kills() > kills,
                 in_a_row,
+                running,
             };
             if self.said.send(Event::Down(death)).await.is_err() {
                 return;
@@ -225,7 +248,10 @@ impl Supervisor {
         let mut process = self.spawn().await?;
         self.note(&process);
         let fingerprint = match self.greet(&process).await {
-            Ok(fingerprint) => fingerprint,
+            Ok((fingerprint, running)) => {
+                self.running = Some(running);
+                fingerprint
+            }
             Err(error) => {
                 // A signal, maybe for its memory, says more than the silence that follows.
                 return match tokio::time::timeout(GOODBYE, process.child.wait()).await {
@@ -253,7 +279,8 @@ impl Supervisor {
                     },
                     Some(Order::Send(..)) => {}
                     Some(Order::HandOver) => match self.successor().await {
-                        Ok((successor, fingerprint)) => {
+                        Ok((successor, fingerprint, running)) => {
+                            self.running = Some(running);
                             *born = Instant::now();
                             self.note(&successor);
                             let before = std::mem::replace(&mut process, successor);
@@ -286,10 +313,10 @@ impl Supervisor {
         Ok(process)
     }
 
-    async fn successor(&self) -> std::io::Result<(Process, String)> {
+    async fn successor(&self) -> std::io::Result<(Process, String, Running)> {
         let process = self.spawn().await?;
-        let fingerprint = self.greet(&process).await?;
-        Ok((process, fingerprint))
+        let (fingerprint, running) = self.greet(&process).await?;
+        Ok((process, fingerprint, running))
     }
 
     /// Names the process that runs to whoever asks.
@@ -309,11 +336,16 @@ impl Supervisor {
         self.said.send(up).await.is_ok()
     }
 
-    /// Start and Ready.
-    async fn greet(&self, process: &Process) -> std::io::Result<String> {
+    /// Start and Ready: its fingerprint, and where it says what it runs.
+    async fn greet(&self, process: &Process) -> std::io::Result<(String, Running)> {
+        let running = Running::create()?;
+        let metrics = self.setup.metrics.iter().cloned();
         let start = Parcel {
-            message: to_engine::Message::Start(self.setup.start.clone()),
-            descriptors: self.setup.metrics.iter().cloned().collect(),
+            message: to_engine::Message::Start(proto::Start {
+                running: true,
+                ..self.setup.start.clone()
+            }),
+            descriptors: metrics.chain([running.descriptor()]).collect(),
         };
         let exchange = async {
             send(process, start).await?;
@@ -328,7 +360,7 @@ impl Supervisor {
                     message: Some(from_engine::Message::Ready(ready)),
                 },
                 _,
-            )) => Ok(ready.fingerprint),
+            )) => Ok((ready.fingerprint, running)),
             Some(_) => Err(std::io::Error::other("its first message was not Ready")),
             None => Err(std::io::Error::other(
                 "it ended before it was ready; its log is in containerd's",

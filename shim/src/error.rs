@@ -76,7 +76,9 @@ impl TaskError {
             Self::InvalidRequest(_) => ttrpc::Code::INVALID_ARGUMENT,
             Self::Bundle { reason, .. } => match reason {
                 FailureReason::ImageNotFound => ttrpc::Code::NOT_FOUND,
-                FailureReason::PullFailed | FailureReason::NodeFault => ttrpc::Code::UNAVAILABLE,
+                FailureReason::PullFailed
+                | FailureReason::NodeFault
+                | FailureReason::Quarantined => ttrpc::Code::UNAVAILABLE,
                 FailureReason::CompileLimit => ttrpc::Code::RESOURCE_EXHAUSTED,
                 FailureReason::NotABundle
                 | FailureReason::CoreModule

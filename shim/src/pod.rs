@@ -21,9 +21,10 @@ use crate::error::TaskError;
 use crate::events::{Events, timestamp};
 use crate::last_words::LastWords;
 use crate::logs::Logs;
-use crate::process::Network;
+use crate::process::{self, Network};
 use crate::spec::{Kind, Resources, Spec, annotation, classify};
 use crate::state_file::{self, StateFile};
+use crate::sysctl;
 use crate::workload::{Ended, Surroundings, Workload};
 
 /// Containers that one pod may have: init containers that ended are deleted before the next starts, so this is far
@@ -254,7 +255,13 @@ impl Pod {
 
     async fn make(&self, container: &Container, spec: &Spec) -> Result<(), TaskError> {
         if container.kind == Kind::Pause {
-            *self.network.lock().expect("no panic while it is held") = Some(network_of(spec));
+            let network = network_of(spec);
+            let settings = sysctl::of_network(&spec.linux.sysctl)
+                .map_err(|error| TaskError::InvalidRequest(error.to_string()))?;
+            process::set(&network, settings)
+                .await
+                .map_err(TaskError::node("setting the pod's sysctls"))?;
+            *self.network.lock().expect("no panic while it is held") = Some(network);
             return Ok(());
         }
         if let Some(cgroup) = &container.cgroup {

@@ -20,6 +20,8 @@ use rustix::thread::{
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
+use crate::view;
+
 /// Whose rights a process has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rights {
@@ -88,7 +90,8 @@ pub struct Process {
 }
 
 /// Starts `<exe> <subcommand>` without rights: an unprivileged user, no new privileges, no environment, no
-/// descriptors but the channel and the shim's log.
+/// descriptors but the channel and the shim's log, no files but its program and `/proc` of itself, no other processes in
+/// sight.
 pub async fn spawn(
     exe: &Path,
     subcommand: &'static str,
@@ -99,16 +102,19 @@ pub async fn spawn(
     let (exe, rights) = (exe.to_owned(), rights.clone());
     let runtime = tokio::runtime::Handle::current();
     let child = within(network, move || {
+        // While it is in sight.
+        let nothing = File::options().write(true).open("/dev/null")?;
+        view::leave_machine(&exe)?;
         // For this thread alone, and every child has it from its first instruction.
         rustix::thread::set_no_new_privs(true)?;
         rights.take()?;
         let _context = runtime.enter();
-        Command::new(&exe)
+        Command::new(view::PROGRAM)
             .arg(subcommand)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(nothing))
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()
@@ -140,6 +146,21 @@ pub async fn listen(network: &Network, port: u16) -> io::Result<OwnedFd> {
                 _ => Err(error),
             })
             .map(OwnedFd::from)
+    })
+    .await
+}
+
+/// Writes settings of a network, each a file below `/proc/sys` and what it gets.
+pub(crate) async fn set(network: &Network, settings: Vec<(PathBuf, String)>) -> io::Result<()> {
+    if settings.is_empty() {
+        return Ok(());
+    }
+    within(network, move || {
+        settings.iter().try_for_each(|(file, value)| {
+            std::fs::write(file, value).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+            })
+        })
     })
     .await
 }

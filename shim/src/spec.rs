@@ -123,6 +123,8 @@ pub struct Linux {
     pub resources: Resources,
     /// Devices of the node that it sees.
     pub devices: Vec<Device>,
+    /// Settings of the kernel, for the pod; on the pause container.
+    pub sysctl: BTreeMap<String, String>,
 }
 
 /// One of `linux.devices`.
@@ -314,6 +316,20 @@ impl Spec {
             .map(|(mount, rest)| (mount.source.clone(), rest.to_owned()))
     }
 
+    /// Cores that the processor limit is worth, rounded down, and at least one; 0 where there is no limit.
+    pub fn cores(&self) -> u32 {
+        let Some(cpu) = &self.linux.resources.cpu else {
+            return 0;
+        };
+        let quota = cpu.quota.and_then(|quota| u64::try_from(quota).ok());
+        match (quota, cpu.period) {
+            (Some(quota), Some(period)) if quota > 0 && period > 0 => {
+                u32::try_from((quota / period).max(1)).unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
     /// The memory limit in bytes, if there is one.
     pub fn memory_limit(&self) -> Option<u64> {
         let limit = self.linux.resources.memory?.limit?;
@@ -327,6 +343,18 @@ mod tests {
 
     fn spec(json: &str) -> Spec {
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_processor_limit_is_cores() {
+        let cores = |quota: i64| {
+            let cpu = format!(
+                r#"{{"linux":{{"resources":{{"cpu":{{"quota":{quota},"period":100000}}}}}}}}"#
+            );
+            spec(&cpu).cores()
+        };
+        assert_eq!([-1, 0, 5_000, 150_000, 400_000].map(cores), [0, 0, 1, 1, 4]);
+        assert_eq!(spec("{}").cores(), 0);
     }
 
     #[test]

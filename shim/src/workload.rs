@@ -383,6 +383,9 @@ async fn setup(
             resolver: Some(resolver::of_pod(spec)),
             memory_bytes: spec.memory_limit().map_or(0, hearth_contract::guest_bytes),
             roots_pem: String::new(),
+            cores: spec.cores(),
+            // Each engine gets a file of its own.
+            running: false,
         },
         metrics,
         state_file: StateFile::in_bundle(bundle),
@@ -440,6 +443,7 @@ mod tests {
                 signal: Some(9),
                 out_of_memory: oom,
                 in_a_row,
+                running: Vec::new(),
             };
             let ended = after_death(&death, kind, is_command, draining);
             assert_eq!(ended.map(|ended| ended.code), expected);

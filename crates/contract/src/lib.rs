@@ -65,6 +65,9 @@ pub fn guest_bytes(limit: u64) -> u64 {
 /// Port in a pool pod's network namespace on which the engine answers `/metrics`.
 pub const METRICS_PORT: u16 = 9464;
 
+/// Bytes of the file in which an engine notes which functions run (`Start.running`): a page.
+pub const RUNNING_BYTES: usize = 4096;
+
 /// Ports of functions in a pool pod: the operator hands out one per function.
 pub const FUNCTION_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 

@@ -118,6 +118,8 @@ words! {
         StartFailed = "StartFailed",
         /// The function's JavaScript cannot be loaded; the message names file, line and column.
         LoadFailed = "LoadFailed",
+        /// Engines ended while they were in its code, again and again. Tried again, each time later.
+        Quarantined = "Quarantined",
     }
 }
 
@@ -131,6 +133,7 @@ impl FailureReason {
                 | Self::NodeFault
                 | Self::StartFailed
                 | Self::CompileLimit
+                | Self::Quarantined
         )
     }
 }

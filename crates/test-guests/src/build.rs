@@ -34,8 +34,22 @@ pub(crate) const P2: &str = "wit";
 /// The same for WASI 0.3.
 pub(crate) const P3: &str = "wit/p3";
 
+/// The world of WASI 0.2 with the door that only the engine of `engine/backdoor` has.
+const BACKDOOR: &str = "package hearth:backdoor;
+world agent { include hearth:agent/agent@0.1.0; import attempt: func(name: string) -> string; }";
+
 /// A component that answers HTTP, from one C file against the world `agent` in the folder `wit`.
 pub(crate) fn http_component(root: &Path, source: &Path, wit: &str) -> Result<Vec<u8>> {
+    component(root, source, wit, None)
+}
+
+/// The same with the door.
+pub(crate) fn backdoor_component(root: &Path, source: &Path) -> Result<Vec<u8>> {
+    component(root, source, P2, Some(BACKDOOR))
+}
+
+/// `other` is a package with another world `agent`, made of the folder's.
+fn component(root: &Path, source: &Path, wit: &str, other: Option<&str>) -> Result<Vec<u8>> {
     let wit = root.join(wit);
     let mut inputs = vec![source.to_owned(), wit.join("agent.wit")];
     inputs.extend(
@@ -45,9 +59,12 @@ pub(crate) fn http_component(root: &Path, source: &Path, wit: &str) -> Result<Ve
     );
     cached(root, &inputs, |folder| {
         let mut resolve = Resolve::default();
-        let (package, _) = resolve
+        let (mut package, _) = resolve
             .push_dir(&wit)
             .with_context(|| format!("read {}", wit.display()))?;
+        if let Some(other) = other {
+            package = resolve.push_str("other.wit", other)?;
+        }
         for (name, bytes) in bindings((resolve, package), WORLD)?.iter() {
             std::fs::write(folder.join(name), bytes)?;
         }

@@ -22,6 +22,8 @@ pub enum Guest {
     P3,
     /// Holds its host to wasi:http 0.2, item by item: `docs/conformance.md` lists its paths.
     Conform,
+    /// Answers with what the host function `attempt` says of its path; only the engine of `engine/backdoor` has that.
+    Backdoor,
     /// A command: prints its arguments, then ends with the code in the first, or as that says: `trap`, `hoard`,
     /// `read FILE`, `write FILE TEXT`.
     Command,
@@ -51,11 +53,12 @@ const BOMB: usize = 4_000;
 
 impl Guest {
     /// Every guest.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Hello,
         Self::Mischief,
         Self::P3,
         Self::Conform,
+        Self::Backdoor,
         Self::Command,
         Self::Preview1,
         Self::Exit,
@@ -75,6 +78,7 @@ impl Guest {
             Self::Mischief => "mischief",
             Self::P3 => "p3",
             Self::Conform => "conform",
+            Self::Backdoor => "backdoor",
             Self::Command => "command",
             Self::Preview1 => "preview1",
             Self::Exit => "exit",
@@ -104,6 +108,7 @@ impl Guest {
             }
             Self::P3 => build::http_component(&root, &guests.join("p3.c"), build::P3),
             Self::Conform => build::http_component(&root, &guests.join("conform.c"), build::P2),
+            Self::Backdoor => build::backdoor_component(&root, &guests.join("backdoor.c")),
             Self::Command => build::command_component(&guests.join("command.c")),
             Self::Preview1 => build::command_module(&guests.join("command.c")),
             Self::Exit => build::text(

@@ -354,7 +354,7 @@ async fn run(
     let limits = &call.function.spec.limits;
     instance.begin(limits);
     let work = guest(&mut instance, request, sender);
-    let work = metered(work, &spent, limits.cpu);
+    let work = metered(call.function.program.mark.over(work), &spent, limits.cpu);
     let ended = tokio::time::timeout_at(deadline, work).await;
     call.function.learn(&spent);
     let refused = instance.store.data().limiter.refused;

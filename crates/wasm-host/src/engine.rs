@@ -12,6 +12,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -58,10 +59,14 @@ impl Concurrency {
     pub(crate) const ALL: [Self; 2] = [Self::Without, Self::With];
 }
 
+/// A host function for tests, which guests may import as `attempt`: a text in, a text out.
+pub type Probe = fn(&str) -> String;
+
 /// Configured wasmtime engines whose epoch advances while this lives.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    pub(crate) probe: Option<Probe>,
 }
 
 struct Inner {
@@ -99,13 +104,22 @@ impl Engine {
 
     fn made(settings: Option<EngineSettings>) -> wasmtime::Result<Self> {
         let inner = Inner {
-            without: wasmtime::Engine::new(&config(settings, Concurrency::Without))?,
+            without: while_readable(|| {
+                wasmtime::Engine::new(&config(settings, Concurrency::Without))
+            })?,
             with: OnceLock::new(),
             settings,
         };
         Ok(Self {
             inner: Arc::new(inner),
+            probe: None,
         })
+    }
+
+    /// The same engine, with a host function that only tests have.
+    #[must_use]
+    pub fn with_probe(self, probe: Option<Probe>) -> Self {
+        Self { probe, ..self }
     }
 
     /// The wasmtime engine for components that need `concurrency`.
@@ -124,7 +138,7 @@ impl Engine {
         if let Some(engine) = with.get() {
             return Ok(engine);
         }
-        let made = wasmtime::Engine::new(&config(*settings, concurrency))?;
+        let made = while_readable(|| wasmtime::Engine::new(&config(*settings, concurrency)))?;
         // Somebody may have been faster; then that one is used.
         Ok(with.get_or_init(|| made))
     }
@@ -199,6 +213,20 @@ fn pooling(settings: EngineSettings) -> PoolingAllocationConfig {
     // Finds the written pages, where the kernel is 6.7 or later; else the first bytes are taken for written.
     pool.pagemap_scan(Enabled::Auto);
     pool
+}
+
+/// Does something while the process may read all that `/proc` has of itself. The pool asks the kernel through a file of it
+/// which pages a guest wrote, and a process that lets nobody trace it cannot open that one.
+fn while_readable<T>(work: impl FnOnce() -> T) -> T {
+    let before = dumpable_behavior();
+    let made_so = before.and_then(|_| set_dumpable_behavior(DumpableBehavior::Dumpable));
+    let done = work();
+    if let (Ok(before), Ok(())) = (before, made_so)
+        && let Err(error) = set_dumpable_behavior(before)
+    {
+        tracing::error!(%error, "other processes of this user may trace this one");
+    }
+    done
 }
 
 fn start_ticker(engines: Weak<Inner>) -> std::io::Result<()> {

@@ -19,6 +19,7 @@ use crate::instance::{self, Grants, Instance};
 use crate::javascript::{Code, Environment, LoadError};
 use crate::lanes::{self, Carried, Overspent, Spent, metered};
 use crate::pool::Counts;
+use crate::running::Mark;
 
 /// Longest start-up of an instance, and the most processor time that it may take.
 const START: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ pub struct HostedFunction {
     pub(crate) digest: String,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
-    program: Program,
+    pub(crate) program: Program,
     pool: Mutex<Pool>,
     /// A task keeps the pool at its target.
     refilling: AtomicBool,
@@ -68,6 +69,8 @@ pub(crate) struct Program {
     pub(crate) artifact: Arc<Artifact>,
     /// The user's module, where the bundle is the JavaScript environment.
     pub(crate) code: Option<Code>,
+    /// How it is noted that they run.
+    pub(crate) mark: Mark,
 }
 
 #[derive(Default)]
@@ -534,7 +537,7 @@ impl HostedFunction {
     async fn instantiate(&self, spent: &Spent, is_called: bool) -> Result<Instance, StartError> {
         // Start-up code has the time of a call, and no more than refilling can spare.
         let bound = self.spec.limits.deadline.min(START);
-        let Program { artifact, code } = &self.program;
+        let Program { artifact, code, .. } = &self.program;
         let callable = self.shared.callable(artifact, code.is_some());
         let (pre, environment) = callable
             .map_err(|error| StartError::Failed(wasmtime::Error::msg(error.to_string())))?;
@@ -545,7 +548,11 @@ impl HostedFunction {
         let mut store = instance::store(engine, &self.spec, &self.grants);
         store.data_mut().limiter.is_called = is_called;
         let started = Instant::now();
-        let work = metered(self.start(pre, environment, &mut store), spent, bound);
+        let work = self
+            .program
+            .mark
+            .over(self.start(pre, environment, &mut store));
+        let work = metered(work, spent, bound);
         let made = tokio::time::timeout(bound, work).await;
         match made {
             Ok(Ok(Ok(Ok(proxy)))) => {
@@ -617,7 +624,9 @@ impl HostedFunction {
         let mut pause = RETRY.0;
         loop {
             let used = std::mem::take(&mut self.pool().used);
+            let inside = self.program.mark.enter();
             drop(used);
+            drop(inside);
             if !self.start_one() {
                 return;
             }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
 use crate::metrics::Metrics;
 use crate::positions::Positions;
+use crate::running::{Mark, Running};
 use crate::serve::{self, Current};
 
 /// Warm instances that are made at once in the quick lane, all functions together: refilling must not take its threads
@@ -44,6 +46,10 @@ pub struct HostSettings {
     pub memory_bytes: u64,
     /// PEM certificates that calls out trust; empty: the public roots that are built in.
     pub roots_pem: String,
+    /// Cores that guests may use; `None`: all that the process may.
+    pub cores: Option<NonZeroUsize>,
+    /// Where it is noted which functions run.
+    pub running: Running,
 }
 
 /// What all functions share.
@@ -53,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) changes: Changes,
     pub(crate) refills: Arc<Semaphore>,
     pub(crate) lanes: Arc<Lanes>,
+    running: Running,
     outside: Outside,
     budget: Arc<MemoryBudget>,
     linkers: Linkers,
@@ -163,6 +170,8 @@ pub struct Placed {
     pub calls_lost: u64,
     /// What it sees of files.
     pub view: View,
+    /// Its number where it is noted which functions run; 0: it is not noted.
+    pub mark: u64,
 }
 
 /// Why a function was not placed.
@@ -249,7 +258,8 @@ impl Host {
             metrics: Metrics::new(budget.clone()),
             changes: Changes::default(),
             refills: Arc::new(Semaphore::new(REFILLS)),
-            lanes: Arc::new(Lanes::start()?),
+            lanes: Arc::new(Lanes::start(settings.cores)?),
+            running: settings.running,
             outside,
             budget,
             linkers: Linkers::default(),
@@ -308,6 +318,9 @@ impl Host {
     /// # Errors
     /// Says why not; what was placed before stays.
     pub fn place(&self, mut placed: Placed) -> Result<Arc<HostedFunction>, PlaceError> {
+        let mark = Mark::new(self.shared.running, placed.mark);
+        // Mapping and linking are of its making too.
+        let _inside = mark.enter();
         // One that is to have instances says now whether it can; another when it is called.
         if placed.function.target > 0 {
             self.shared
@@ -344,6 +357,7 @@ impl Host {
             Program {
                 artifact: placed.artifact,
                 code: placed.module.map(Code::new),
+                mark,
             },
             placed.first,
             tally.clone(),

@@ -17,7 +17,7 @@ use crate::bundle::BundleError;
 use crate::bundle::BundleKind;
 use crate::capability::egress::{Egress, Outside};
 use crate::capability::folders::View;
-use crate::engine::{Concurrency, Engine};
+use crate::engine::{Concurrency, Engine, Probe};
 use crate::function::Lent;
 use crate::javascript::Environment;
 use crate::limits::{InstanceLimiter, MemoryBudget};
@@ -168,7 +168,7 @@ impl Linkers {
         let linker = match place.get() {
             Some(linker) => linker,
             None => {
-                let made = linker(component.engine(), concurrency)
+                let made = linker(component.engine(), concurrency, engine.probe)
                     .map_err(|error| BundleError::Invalid(format!("{error:#}")))?;
                 // Somebody may have been faster; then that one is used.
                 place.get_or_init(|| made)
@@ -179,13 +179,22 @@ impl Linkers {
 }
 
 /// What guests may import.
-fn linker(engine: &wasmtime::Engine, concurrency: Concurrency) -> wasmtime::Result<Linker<State>> {
+fn linker(
+    engine: &wasmtime::Engine,
+    concurrency: Concurrency,
+    probe: Option<Probe>,
+) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     if concurrency == Concurrency::With {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
+    if let Some(probe) = probe {
+        linker
+            .root()
+            .func_wrap("attempt", move |_, (name,): (String,)| Ok((probe(&name),)))?;
     }
     Ok(linker)
 }

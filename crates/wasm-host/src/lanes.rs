@@ -80,20 +80,21 @@ impl Drop for Slow {
     }
 }
 
-/// Cores that this process may use. Finding out reads files of its control group.
-fn width() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+/// Cores that this process may use, when it may use so many of the machine's.
+fn width(cores: Option<NonZeroUsize>) -> usize {
+    let of_machine = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    cores.map_or(of_machine, |cores| of_machine.min(cores.get()))
 }
 
 impl Lanes {
-    /// Starts the first thread of the quick lane.
+    /// Starts the first thread of the quick lane. Each lane has at most as many as `cores`, and as the machine has.
     ///
     /// # Errors
     /// When the thread or its runtime cannot be made.
-    pub(crate) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start(cores: Option<NonZeroUsize>) -> std::io::Result<Self> {
         Ok(Self {
             quick: Mutex::new(vec![worker(0)?]),
-            width: width(),
+            width: width(cores),
             next: AtomicUsize::new(0),
             slow: OnceLock::new(),
         })
@@ -467,7 +468,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_are_spread() {
-        let lanes = Lanes::start().unwrap();
+        let lanes = Lanes::start(None).unwrap();
         let claims: Vec<_> = (0..lanes.width * 3).map(|_| lanes.claim()).collect();
         assert_eq!(lanes.quick().len(), lanes.width);
         for worker in &*lanes.quick() {
@@ -479,7 +480,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_after_the_other_needs_one_thread() {
-        let lanes = Lanes::start().unwrap();
+        let lanes = Lanes::start(None).unwrap();
         for _ in 0..lanes.width + 1 {
             drop(lanes.claim());
         }
@@ -488,7 +489,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_computes_is_carried_to_the_slow_lane() {
-        let lanes = Arc::new(Lanes::start().unwrap());
+        let lanes = Arc::new(Lanes::start(None).unwrap());
         let spent = Arc::new(Spent::default());
         let meter = spent.clone();
         let work = async move {
@@ -524,7 +525,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropping_carried_work_ends_it() {
-        let lanes = Arc::new(Lanes::start().unwrap());
+        let lanes = Arc::new(Lanes::start(None).unwrap());
         let (sender, receiver) = oneshot::channel::<()>();
         let work = async move {
             let _held = sender;

@@ -22,11 +22,13 @@ mod pool;
 pub mod positions;
 #[cfg(feature = "compile")]
 mod preview1;
+pub mod running;
 pub mod serve;
 
 pub use artifact::Artifact;
 pub use bundle::{BundleError, BundleKind};
-pub use engine::{Engine, EngineSettings};
+pub use engine::{Engine, EngineSettings, Probe};
 pub use function::HostedFunction;
 pub use host::{CommandEnd, Host, HostSettings, PlaceError, Placed};
 pub use instance::State;
+pub use running::Running;

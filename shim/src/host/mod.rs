@@ -6,6 +6,7 @@
 
 mod handover;
 pub mod plan;
+mod quarantine;
 mod slot;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -143,6 +144,7 @@ impl Host {
             news,
             jobs,
             next_job: 0,
+            next_mark: 1,
             drain_sent: false,
             removals: BTreeMap::new(),
         };
@@ -183,6 +185,7 @@ struct Actor {
     news: mpsc::Sender<(String, u64, News)>,
     jobs: mpsc::Receiver<(String, u64, News)>,
     next_job: u64,
+    next_mark: u64,
     drain_sent: bool,
     /// Removals that the engine has not finished, and until when it may.
     removals: BTreeMap<String, Instant>,
@@ -235,7 +238,13 @@ impl Actor {
                 self.publish
                     .send_modify(|board| board.removed.retain(|removed| removed != uid));
             }
-            let slot = self.slots.entry(uid.clone()).or_default();
+            let slot = self.slots.entry(uid.clone()).or_insert_with(|| {
+                let mark = self.next_mark;
+                self.next_mark += 1;
+                let mut slot = Slot::default();
+                slot.mark = mark;
+                slot
+            });
             if slot.wanted.as_ref() != Some(wanted) || desired.started {
                 slot.want(Some(wanted.clone()));
                 touched.push(uid.clone());
@@ -294,6 +303,7 @@ impl Actor {
                 for slot in self.slots.values_mut() {
                     slot.engine_lost();
                 }
+                self.find_guilty(&death);
                 self.is_drained |= self.drain_sent;
                 self.publish.send_modify(|board| {
                     board.down = Some(death);
@@ -313,6 +323,28 @@ impl Actor {
             Event::Said(message) => self.take_message(message).await,
         }
         self.note_revision();
+    }
+
+    /// Keeps those functions away that engines die of. A container of one bundle ends instead: see `workload`.
+    fn find_guilty(&mut self, death: &Death) {
+        if !self.http_only || !death.is_crash() {
+            return;
+        }
+        let now = Instant::now();
+        let mut suspects = Vec::new();
+        for (uid, slot) in &mut self.slots {
+            if slot.wanted.is_some() && death.running.contains(&slot.mark) {
+                slot.record.strike(now);
+                tracing::warn!(uid, strikes = slot.record.strikes(), "the engine was in it");
+                suspects.push((uid.clone(), slot.record));
+            }
+        }
+        for uid in quarantine::guilty(&suspects) {
+            if let Some(slot) = self.slots.get_mut(&uid) {
+                tracing::error!(uid, "engines die of it; it is kept away for a while");
+                slot.quarantine(&death.message, now);
+            }
+        }
     }
 
     async fn take_message(&mut self, message: from_engine::Message) {
@@ -508,7 +540,7 @@ impl Actor {
         let (Some(wanted), Some(prepared)) = (slot.wanted.clone(), slot.prepared.clone()) else {
             return;
         };
-        let calls_lost = slot.lost;
+        let (calls_lost, mark) = (slot.lost, slot.mark);
         // Nobody waited for a bundle that came while calls were answered.
         let start = match slot.answers {
             true => StartKind::Instantiate,
@@ -544,6 +576,7 @@ impl Actor {
             calls_lost,
             folders: self.folders.iter().map(folder).collect(),
             working_directory: self.working_directory.clone(),
+            mark,
         });
         self.tell(message, descriptors);
         if let Some(slot) = self.slots.get_mut(uid) {

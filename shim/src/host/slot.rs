@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::plan::{self, Placed, Situation, Wanted};
+use super::quarantine::Record;
 use crate::bundle::Failure;
 use crate::prepare::{Prepared, Source};
 
@@ -45,6 +46,10 @@ pub(super) struct Slot {
     pub(super) is_bridged: bool,
     /// Calls that were in engines that ended.
     pub(super) lost: u64,
+    /// Its number in what engines say of what they run; 0: it has none.
+    pub(super) mark: u64,
+    /// Engines that crashed in its code.
+    pub(super) record: Record,
 }
 
 impl Drop for Slot {
@@ -75,6 +80,7 @@ impl Slot {
         if !same_source || !same_generation {
             self.failed = None;
             self.failures = 0;
+            self.record = Record::default();
         }
         let port = wanted.as_ref().map(|wanted| wanted.port);
         if self.listener.as_ref().map(|(port, _)| *port) != port {
@@ -127,6 +133,22 @@ impl Slot {
             self.lost += u64::from(said.in_use) + u64::from(said.queued);
         }
         self.placed = None;
+    }
+
+    /// Keeps it away from engines for a while, after one more ended in its code as `end` says. Nobody waits for it meanwhile.
+    pub(super) fn quarantine(&mut self, end: &str, now: Instant) {
+        let strikes = self.record.strikes();
+        let pause = self.record.keep_away(now);
+        let message = format!(
+            "{strikes} engines ended in a row while they ran this function ({end}); it is tried again after {} s, and at once when it is changed. The pool's other functions run on",
+            pause.as_secs()
+        );
+        self.failed = Some(Failed {
+            failure: Failure::new(FailureReason::Quarantined, message),
+            retry_at: Some(now + pause),
+        });
+        self.answers = false;
+        self.listener = None;
     }
 
     /// Another engine has come, which holds nothing yet, and the one before it goes on meanwhile.
@@ -410,6 +432,34 @@ mod tests {
         let mut slot = serving();
         slot.heard(heard(State::Failed, 1));
         assert!(!slot.report(true).answers);
+    }
+
+    #[test]
+    fn a_function_in_quarantine_takes_no_calls_and_is_placed_again_when_it_is_over() {
+        let mut slot = serving();
+        let now = Instant::now();
+        slot.engine_lost();
+        slot.record.strike(now);
+        slot.quarantine("signal 11", now);
+        let report = slot.report(true);
+        let failure = report.failure.unwrap();
+        assert_eq!(
+            (failure.reason.as_str(), report.answers),
+            ("Quarantined", false)
+        );
+        assert!(failure.message.contains("signal 11") && slot.listener.is_none());
+        let step = |slot: &Slot| plan::next(&slot.situation(Some("e"), true));
+        assert_eq!(step(&slot), plan::Step::Nothing);
+        assert!(!slot.retry(now + Duration::from_secs(9)));
+        assert!(slot.retry(now + Duration::from_secs(10)));
+        assert_eq!(step(&slot), plan::Step::Place);
+        // Whoever mends it does not wait.
+        slot.quarantine("signal 11", now);
+        slot.want(Some(wanted("one", None, 2)));
+        assert_eq!(
+            (slot.failed.is_none(), slot.record),
+            (true, Record::default())
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use hearth_shim::containerd::Containerd;
 use hearth_shim::engine::Setup;
 use hearth_shim::events::Events;
 use hearth_shim::host::plan::Wanted;
-use hearth_shim::host::{Desired, Host, Parts};
+use hearth_shim::host::{Board, Desired, Host, Parts};
 use hearth_shim::logs::Logs;
 use hearth_shim::pod::Pod;
 use hearth_shim::prepare::{Image, Preparer, Source};
@@ -35,16 +35,21 @@ use crate::containerd::{Heard, Store};
 /// Longer than any step takes, also on a machine that compiles beside.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The engine's binary: cargo builds it beside these tests when it builds the workspace's.
+/// The engine's binary.
 pub(crate) fn engine() -> PathBuf {
+    program("hearth-engine")
+}
+
+/// A program of the workspace: cargo builds it beside these tests when it builds the workspace's.
+pub(crate) fn program(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
-    let engine = exe.ancestors().nth(2).unwrap().join("hearth-engine");
+    let program = exe.ancestors().nth(2).unwrap().join(name);
     assert!(
-        engine.exists(),
-        "{} is not there; test the whole workspace, or build hearth-engine first",
-        engine.display()
+        program.exists(),
+        "{} is not there; test the whole workspace, or build {name} first",
+        program.display()
     );
-    engine
+    program
 }
 
 pub(crate) struct Node {
@@ -211,7 +216,11 @@ impl Node {
 
     /// A host of functions as a pool's container has it, with its metrics on the port.
     pub(crate) async fn host(&self, metrics: u16) -> Host {
-        let exe = engine();
+        self.host_of(engine(), metrics).await
+    }
+
+    /// The same with engines of this binary.
+    pub(crate) async fn host_of(&self, exe: PathBuf, metrics: u16) -> Host {
         let listener = std::net::TcpListener::bind(("::", metrics)).unwrap();
         let setup = Setup {
             exe: exe.clone(),
@@ -266,6 +275,13 @@ impl Node {
             source: source(image),
             port,
         }
+    }
+
+    /// What a host says once it says what is wanted.
+    pub(crate) async fn board(&self, host: &mut Host, wanted: impl Fn(&Board) -> bool) -> Board {
+        let waited = tokio::time::timeout(DEADLINE, host.board.wait_for(wanted)).await;
+        let board = waited.map(|board| board.unwrap().clone());
+        board.unwrap_or_else(|_| panic!("it says {:?}", host.board.borrow()))
     }
 
     /// The engine of a container, once one runs that is none of `before`.
