@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use hearth_cluster::tools::Containerd;
 use hearth_cluster::{Layout, Steps, tools};
 
 use crate::ci::run_command;
@@ -139,7 +140,7 @@ const RENDERED: [(&[&str], &[&str]); 9] = [
 
 /// Checks the chart.
 pub(crate) fn check(layout: &Layout, steps: &Steps) -> Result<()> {
-    tools::build(layout, steps)?;
+    tools::build(layout, Containerd::default(), steps)?;
     let chart = Chart { layout };
     let mut lint = Command::new(layout.tool("helm"));
     run_command(

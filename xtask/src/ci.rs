@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use hearth_cluster::tools::Containerd;
 use hearth_cluster::{Layout, Steps, down};
 
 use crate::images::Build;
@@ -76,7 +77,7 @@ fn checks(layout: &Layout, build: &Build, steps: &Steps) -> Result<()> {
 }
 
 fn on_cluster(build: &Build, steps: &Steps) -> Result<()> {
-    up::up(1, Some(build), steps)?;
+    up::up(1, Containerd::default(), Some(build), steps)?;
     steps.step("e2e");
     // A process of its own: its closing line is the runner's, and its exit code decides.
     let xtask = std::env::current_exe().context("find this program's own path")?;

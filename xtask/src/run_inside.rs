@@ -6,11 +6,12 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hearth_cluster::layout::{PROGRAMS_VARIABLE, SUPERVISOR_VARIABLE};
-use hearth_cluster::{Cluster, Layout, Part};
+use hearth_cluster::tools::Containerd;
+use hearth_cluster::{Cluster, Layout, Part, Steps};
 use serde_json::Value;
 
 use crate::images::Build;
-use crate::{bundles, peers};
+use crate::{bundles, peers, up};
 
 /// Everything after the chore's name, as it stands.
 #[derive(Args)]
@@ -83,6 +84,9 @@ impl Logs {
 /// Which tests.
 #[derive(Args)]
 pub(crate) struct E2e {
+    /// Run them on a cluster with this containerd, 2 or 1.7, which is started first
+    #[arg(long)]
+    containerd: Option<Containerd>,
     /// Words for the test runner: a filter, `--list`, `--nocapture`, …
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
@@ -91,8 +95,11 @@ pub(crate) struct E2e {
 impl E2e {
     /// Builds the tests outside and runs them inside, on the cluster that is up.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let cluster = Cluster::open()?;
-        let build = Build::new(cluster.layout().repository(), false)?.with_tests();
+        let build = Build::new(Layout::find()?.repository(), false)?.with_tests();
+        let cluster = match self.containerd {
+            Some(containerd) => up::up(1, containerd, Some(&build), &Steps::default())?,
+            None => Cluster::open()?,
+        };
         // Programs that tests start or put into images.
         build.programs()?;
         let program = build.executable(

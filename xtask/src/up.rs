@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hearth_cluster::cluster::Options;
 use hearth_cluster::image::digest;
+use hearth_cluster::tools::Containerd;
 use hearth_cluster::wait::{Look, wait_for};
 use hearth_cluster::{Cluster, Layout, Steps, host, node, tools};
 
@@ -26,6 +27,9 @@ pub(crate) struct Arguments {
     /// Only Kubernetes: neither images nor chart
     #[arg(long)]
     bare: bool,
+    /// What the nodes run containers with: 2 or 1.7; a cluster with the other one is removed first
+    #[arg(long, default_value_t)]
+    containerd: Containerd,
 }
 
 /// The namespace of our own pods.
@@ -38,7 +42,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => None,
         false => Some(Build::new(Layout::find()?.repository(), arguments.release)?),
     };
-    let cluster = up(arguments.nodes, build.as_ref(), &steps)?;
+    let cluster = up(
+        arguments.nodes,
+        arguments.containerd,
+        build.as_ref(),
+        &steps,
+    )?;
     if arguments.bare || arguments.no_example {
         print_next_steps(&steps, &[]);
         return Ok(());
@@ -52,12 +61,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Everything before the examples: a cluster, and in it what is built, if anything is.
-pub(crate) fn up(nodes: u32, build: Option<&Build>, steps: &Steps) -> Result<Cluster> {
+pub(crate) fn up(
+    nodes: u32,
+    containerd: Containerd,
+    build: Option<&Build>,
+    steps: &Steps,
+) -> Result<Cluster> {
     let layout = Layout::find()?;
     prepare(steps)?;
-    build_programs(&layout, build, steps)?;
-    let supervisor = std::env::current_exe().context("find this program's own path")?;
-    let cluster = Cluster::up(&layout, &Options { nodes, supervisor }, steps)?;
+    build_programs(&layout, containerd, build, steps)?;
+    let options = Options {
+        nodes,
+        supervisor: std::env::current_exe().context("find this program's own path")?,
+        containerd,
+    };
+    let cluster = Cluster::up(&layout, &options, steps)?;
     if let Some(build) = build {
         install(&cluster, build, steps)?;
     }
@@ -76,12 +94,17 @@ pub(crate) fn prepare(steps: &Steps) -> Result<()> {
 }
 
 /// Builds the cluster's programs and ours at the same time: where one of them links, it leaves processors to the other.
-fn build_programs(layout: &Layout, build: Option<&Build>, steps: &Steps) -> Result<()> {
+fn build_programs(
+    layout: &Layout,
+    containerd: Containerd,
+    build: Option<&Build>,
+    steps: &Steps,
+) -> Result<()> {
     let Some(build) = build else {
-        return tools::build(layout, steps);
+        return tools::build(layout, containerd, steps);
     };
     std::thread::scope(|scope| {
-        let tools = scope.spawn(|| tools::build(layout, steps));
+        let tools = scope.spawn(|| tools::build(layout, containerd, steps));
         steps.step("build operator, installer, shim and engine");
         let ours = build.programs();
         let tools = tools

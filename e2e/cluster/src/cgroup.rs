@@ -135,6 +135,19 @@ pub(crate) fn remove(name: &str) -> Result<()> {
     )
 }
 
+/// Kills every process below a node's root but one. Returns how many there were.
+pub(crate) fn kill_all_but(name: &str, keeps: u32) -> usize {
+    let roots = hierarchies().into_iter().map(|h| h.join(name));
+    let mut pids: Vec<u32> = roots.flat_map(|root| processes(&root)).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids.retain(|pid| *pid != keeps);
+    for pid in &pids {
+        kill_member(*pid, name);
+    }
+    pids.len()
+}
+
 fn processes(directory: &Path) -> Vec<u32> {
     let own = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
     let mut pids: Vec<u32> = own.lines().filter_map(|line| line.parse().ok()).collect();

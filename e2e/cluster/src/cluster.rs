@@ -14,6 +14,7 @@ use crate::image::{Image, Pack, digest};
 use crate::layout::{self, Layout, MAX_NODES, NodeNumber};
 use crate::process::{Part, Record, log_path, log_tail, start, write_atomically};
 use crate::steps::Steps;
+use crate::tools::Containerd;
 use crate::wait::{Look, wait_for};
 use crate::{control_plane, dns, down, network, node, pki, registry, supervise, tools};
 
@@ -28,6 +29,9 @@ pub(crate) struct State {
     pub(crate) mount_points: Vec<PathBuf>,
     /// Whether it ever became ready.
     pub(crate) is_complete: bool,
+    /// What its nodes run containers with.
+    #[serde(default)]
+    pub(crate) containerd: Containerd,
 }
 
 impl State {
@@ -54,6 +58,8 @@ pub struct Options {
     pub nodes: u32,
     /// A program whose `supervise` command calls [`supervise::run`].
     pub supervisor: PathBuf,
+    /// What the nodes run containers with.
+    pub containerd: Containerd,
 }
 
 /// A cluster that is up.
@@ -107,14 +113,14 @@ impl Cluster {
             supervisor: Some(options.supervisor.clone()),
             ..Self::new(layout.clone())
         };
-        let inputs = inputs(layout)?;
+        let inputs = inputs(layout, options.containerd)?;
         let is_usable =
             |state: &State| state.is_complete && state.inputs == inputs && cluster.is_node_there(1);
         match State::read(layout)?.filter(is_usable) {
             Some(state) => cluster.complete(state, options.nodes, steps)?,
             None => {
                 down::down(layout, steps)?;
-                cluster.create(options.nodes, inputs, steps)?;
+                cluster.create(options, inputs, steps)?;
             }
         }
         cluster.wait_for_nodes()?;
@@ -239,14 +245,16 @@ impl Cluster {
         self.kubectl(&delete).map(drop)
     }
 
-    fn create(&self, nodes: u32, inputs: String, steps: &Steps) -> Result<()> {
+    fn create(&self, options: &Options, inputs: String, steps: &Steps) -> Result<()> {
         let layout = &self.layout;
+        let nodes = options.nodes;
         let missing = supervise::mount_points().filter(|path| !path.exists());
         let mut state = State {
             nodes,
             inputs,
             mount_points: missing.map(Path::to_owned).collect(),
             is_complete: false,
+            containerd: options.containerd,
         };
         state.write(layout)?;
         for mount_point in supervise::mount_points() {
@@ -548,11 +556,11 @@ impl Cluster {
 }
 
 /// What must be the same for a running cluster to be used as it is.
-fn inputs(layout: &Layout) -> Result<String> {
-    let mut text = tools::fingerprint(layout)?;
+fn inputs(layout: &Layout, containerd: Containerd) -> Result<String> {
+    let mut text = tools::fingerprint(layout, containerd)?;
     text += &format!("{:?} {}", control_plane::launches(layout), dns::manifests());
     // Node 1 speaks for all: nodes differ in nothing but what follows from their numbers.
-    text += &format!("{:?}", node::configuration(layout, 1)?);
+    text += &format!("{:?}", node::configuration(layout, 1, containerd)?);
     text += &format!("{:?}", node::command_lines(layout, 1));
     Ok(digest(text.as_bytes()))
 }

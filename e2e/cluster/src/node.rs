@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::cluster::State;
 use crate::layout::{
     self, DNS_SERVICE_IP, Layout, NODE_DIRECTORY, NodeNumber, PAUSE_IMAGE, POD_CIDR,
 };
 use crate::process::{Launch, Part, Record, log_tail, start};
+use crate::tools::Containerd;
 use crate::wait::{Look, wait_for};
 use crate::{cgroup, supervise};
 
@@ -113,11 +115,18 @@ fn supervisor_launch(layout: &Layout, node: NodeNumber, supervisor: &Path) -> La
 }
 
 /// How the supervisor starts containerd, from inside the node's namespaces.
-pub(crate) fn containerd_launch(layout: &Layout) -> Launch {
-    let mut launch = Launch::new(layout.tool("containerd"), ["--config", CONTAINERD_CONFIG]);
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", layout.tools().display());
+pub(crate) fn containerd_launch(layout: &Layout) -> Result<Launch> {
+    let tools = containerd_of(layout)?.folder(layout);
+    let mut launch = Launch::new(tools.join("containerd"), ["--config", CONTAINERD_CONFIG]);
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.display());
     launch.environment.insert("PATH".to_owned(), path);
-    launch
+    Ok(launch)
+}
+
+/// The containerd of this cluster's nodes.
+fn containerd_of(layout: &Layout) -> Result<Containerd> {
+    let state = State::read(layout)?;
+    Ok(state.map(|state| state.containerd).unwrap_or_default())
 }
 
 fn write_configuration(layout: &Layout, node: NodeNumber) -> Result<()> {
@@ -129,7 +138,7 @@ fn write_configuration(layout: &Layout, node: NodeNumber) -> Result<()> {
     for own in ["cni/net.d", &registry] {
         make_directory(&directory.join(own))?;
     }
-    for (name, text) in configuration(layout, node)? {
+    for (name, text) in configuration(layout, node, containerd_of(layout)?)? {
         let path = directory.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
@@ -142,9 +151,17 @@ fn make_directory(path: &Path) -> Result<()> {
 }
 
 /// Files of a node's directory, and what is in them.
-pub(crate) fn configuration(layout: &Layout, node: NodeNumber) -> Result<[(String, String); 6]> {
+pub(crate) fn configuration(
+    layout: &Layout,
+    node: NodeNumber,
+    containerd: Containerd,
+) -> Result<[(String, String); 6]> {
+    let containerd = match containerd {
+        Containerd::V2 => containerd_config(),
+        Containerd::V1_7 => containerd_1_7_config(),
+    };
     Ok([
-        ("containerd/config.toml".to_owned(), containerd_config()),
+        ("containerd/config.toml".to_owned(), containerd),
         (
             format!("containerd/certs.d/{}/hosts.toml", layout::REGISTRY),
             registry_hosts(),
@@ -190,6 +207,38 @@ state = "{directory}/state"
   path = "{directory}/opt"
 # Its socket would be one for all nodes.
 [plugins.'io.containerd.nri.v1.nri']
+  disable = true
+"#
+    )
+}
+
+/// The same for containerd 1.7, which has other names for it.
+fn containerd_1_7_config() -> String {
+    let directory = format!("{NODE_DIRECTORY}/containerd");
+    format!(
+        r#"version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+
+[grpc]
+  address = "{CONTAINERD_SOCKET}"
+
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  sandbox_image = "{PAUSE_IMAGE}"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{NODE_DIRECTORY}/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{directory}/certs.d"
+
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{directory}/opt"
+[plugins."io.containerd.nri.v1.nri"]
   disable = true
 "#
     )
@@ -244,6 +293,9 @@ fn kubelet_config(layout: &Layout, node: NodeNumber) -> Result<String> {
         // The harness may run without CAP_SYS_RESOURCE.
         "featureGates": {"KubeletInUserNamespace": true},
         "maxPods": 250,
+        // So that a test sees a log rotated: the least that kubelet takes, every ten seconds by default.
+        "containerLogMaxSize": "1Mi",
+        "containerLogMonitorInterval": "3s",
         "serializeImagePulls": false,
         // The disk is the developer's: neither its fill level nor our images are kubelet's to judge.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
@@ -319,10 +371,11 @@ mod tests {
 
     #[test]
     fn containerd_is_left_to_the_installer() {
-        let config = containerd_config();
-        assert!(!config.contains("imports"));
-        assert!(!config.contains("runtimes.hearth"));
-        assert!(config.starts_with("version = 3"));
+        for (config, version) in [(containerd_config(), 3), (containerd_1_7_config(), 2)] {
+            assert!(!config.contains("imports"));
+            assert!(!config.contains("runtimes.hearth"));
+            assert!(config.starts_with(&format!("version = {version}")));
+        }
     }
 
     #[test]

@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
 use crate::cgroup;
 use crate::cluster::Cluster;
-use crate::layout;
+use crate::layout::{self, NodeNumber};
 use crate::process::{Launch, Part, Record};
+use crate::supervise;
+use crate::wait::{Look, wait_for};
 
 /// The program of Hearth's shim.
 const SHIM: &str = "containerd-shim-hearth-v1";
@@ -76,19 +80,66 @@ impl Cluster {
     /// # Errors
     /// When the pod has no such process.
     pub fn kill9_in_pod(&self, uid: &str, program: &str) -> Result<()> {
+        let killed = self.in_pod(uid, program)?;
+        killed.iter().try_for_each(Record::kill)
+    }
+
+    /// Sends a signal to a program in a pod.
+    ///
+    /// # Errors
+    /// When the pod has no such process.
+    pub fn signal_in_pod(&self, uid: &str, program: &str, signal: Signal) -> Result<()> {
+        let meant = self.in_pod(uid, program)?;
+        meant.iter().try_for_each(|record| record.signal(signal))
+    }
+
+    fn in_pod(&self, uid: &str, program: &str) -> Result<Vec<Record>> {
         let group = format!("pod{uid}");
         let is_meant = |process: &Process| process.groups.contains(&group) && process.is(program);
-        let mut killed = 0;
+        let mut records = Vec::new();
         for pid in processes()?.iter().filter(|p| is_meant(p)).map(|p| p.pid) {
-            // A record is taken before the second look: what is killed is what was seen in the pod.
+            // A record is taken before the second look: what gets the signal is what was seen in the pod.
             if let Ok(record) = Record::of(pid, Launch::new(program, [""; 0]))
                 && process(pid).is_some_and(|process| is_meant(&process))
             {
-                record.kill()?;
-                killed += 1;
+                records.push(record);
             }
         }
-        ensure!(killed > 0, "no {program} runs in the pod {uid}");
+        ensure!(!records.is_empty(), "no {program} runs in the pod {uid}");
+        Ok(records)
+    }
+
+    /// Ends everything that runs on a node at once, as a power cut does, and starts what an init starts. What is on its disks
+    /// stays, and what is mounted.
+    ///
+    /// # Errors
+    /// When a process does not end, or containerd does not come back.
+    pub fn reboot(&self, node: NodeNumber) -> Result<()> {
+        // Held first: else its supervisor, which keeps the node's mounts, starts containerd in between.
+        supervise::hold(self.layout(), node)?;
+        for part in [Part::Kubelet(node), Part::Proxy(node)] {
+            self.kill9(part)?;
+        }
+        let keeps = self.pid(Part::Supervisor(node))?;
+        wait_for(
+            "a node's processes to end",
+            Duration::from_secs(30),
+            Duration::from_millis(50),
+            || {
+                let left = cgroup::kill_all_but(&layout::netns(node), keeps);
+                Ok(match left {
+                    0 => Look::Done(()),
+                    left => Look::NotYet(format!("{left} processes run")),
+                })
+            },
+        )?;
+        for part in [
+            Part::Containerd(node),
+            Part::Proxy(node),
+            Part::Kubelet(node),
+        ] {
+            self.start(part)?;
+        }
         Ok(())
     }
 
@@ -102,11 +153,30 @@ impl Cluster {
             .collect())
     }
 
+    /// Ids of the processes of a program on all nodes.
+    pub fn pids_on_nodes(&self, program: &str) -> Result<Vec<u32>> {
+        let processes = processes()?.into_iter();
+        let meant = processes.filter(|process| process.is_on_node() && process.is(program));
+        Ok(meant.map(|process| process.pid).collect())
+    }
+
     /// Kills the shim of a pod with SIGKILL, and with it the pod's supervision.
     ///
     /// # Errors
     /// When the pod has no process whose parent is a shim of Hearth.
     pub fn kill9_shim_of_pod(&self, uid: &str) -> Result<()> {
+        self.shim_of_pod(uid)?.kill()
+    }
+
+    /// Sends a signal to the shim of a pod.
+    ///
+    /// # Errors
+    /// When the pod has no process whose parent is a shim of Hearth.
+    pub fn signal_shim_of_pod(&self, uid: &str, signal: Signal) -> Result<()> {
+        self.shim_of_pod(uid)?.signal(signal)
+    }
+
+    fn shim_of_pod(&self, uid: &str) -> Result<Record> {
         let processes = processes()?;
         let of_pod = pod_processes(&processes, uid);
         let shim = processes
@@ -119,7 +189,7 @@ impl Cluster {
             process(shim.pid).is_some_and(|process| process.is(SHIM)),
             "the shim of the pod {uid} ended by itself"
         );
-        record.kill()
+        Ok(record)
     }
 
     /// Resident memory of all processes of a pod, its shim included. Pages that two of them share count twice.
@@ -134,6 +204,10 @@ impl Cluster {
 }
 
 impl Process {
+    fn is_on_node(&self) -> bool {
+        self.groups.contains("/hearth-n")
+    }
+
     fn is(&self, program: &str) -> bool {
         Path::new(&self.program)
             .file_name()
@@ -143,9 +217,7 @@ impl Process {
 
 /// How many processes of a program run on nodes of ours.
 fn count(processes: &[Process], program: &str) -> usize {
-    let on_nodes = processes
-        .iter()
-        .filter(|process| process.groups.contains("/hearth-n"));
+    let on_nodes = processes.iter().filter(|process| process.is_on_node());
     on_nodes.filter(|process| process.is(program)).count()
 }
 

@@ -48,7 +48,7 @@ fn mount(layout: &Layout, number: NodeNumber) -> Result<()> {
 }
 
 fn run_containerd(layout: &Layout, number: NodeNumber) -> Result<std::process::ExitStatus> {
-    let launch = node::containerd_launch(layout);
+    let launch = node::containerd_launch(layout)?;
     let log = fs::File::options()
         .create(true)
         .append(true)

@@ -2,11 +2,14 @@
 //!
 //! The first build takes about ten minutes on two processors; a stamp keeps later runs from asking Go at all.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::image::digest;
 use crate::layout::Layout;
@@ -29,16 +32,79 @@ struct Module {
     stamp: String,
 }
 
+/// Which containerd a cluster's nodes have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Containerd {
+    /// The one that Kubernetes is tested with, from the same module.
+    #[default]
+    V2,
+    /// The last line before it, which many nodes still have.
+    V1_7,
+}
+
+impl Containerd {
+    const ALL: [Self; 2] = [Self::V2, Self::V1_7];
+
+    /// A module of its own, where it has one.
+    fn module(self) -> Option<&'static str> {
+        match self {
+            Self::V2 => None,
+            Self::V1_7 => Some("containerd-1.7"),
+        }
+    }
+
+    /// Where its programs are.
+    pub(crate) fn folder(self, layout: &Layout) -> PathBuf {
+        folder(layout, self.module().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Containerd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V2 => "2",
+            Self::V1_7 => "1.7",
+        })
+    }
+}
+
+impl FromStr for Containerd {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = Self::ALL
+            .into_iter()
+            .find(|known| known.to_string() == text);
+        known.with_context(|| format!("{text:?} is no containerd of ours; there are 2 and 1.7"))
+    }
+}
+
+/// Modules whose programs every cluster has.
+const MODULES: [&str; 3] = ["kubernetes", "etcd", "coredns"];
+
+fn modules(containerd: Containerd) -> impl Iterator<Item = &'static str> {
+    MODULES.into_iter().chain(containerd.module())
+}
+
+/// Where a module's programs go: those of another containerd have names that are taken.
+fn folder(layout: &Layout, module: &str) -> PathBuf {
+    match module.starts_with("containerd") {
+        true => layout.tools().with_file_name(module),
+        false => layout.tools(),
+    }
+}
+
 /// Builds what is not built yet.
-pub fn build(layout: &Layout, steps: &Steps) -> Result<()> {
-    for name in ["kubernetes", "etcd", "coredns"] {
+pub fn build(layout: &Layout, containerd: Containerd, steps: &Steps) -> Result<()> {
+    for name in modules(containerd) {
         let module = read(layout, name)?;
+        let folder = folder(layout, name);
         let stamp_file = layout.tools().with_file_name(format!("{name}.stamp"));
         let is_current = fs::read_to_string(&stamp_file).is_ok_and(|stamp| stamp == module.stamp)
             && module
                 .targets
                 .iter()
-                .all(|target| layout.tool(&target.program).is_file());
+                .all(|target| folder.join(&target.program).is_file());
         if is_current {
             continue;
         }
@@ -51,16 +117,15 @@ pub fn build(layout: &Layout, steps: &Steps) -> Result<()> {
             "build {} (Go; minutes the first time)",
             programs.join(", ")
         ));
-        go_build(&module, &layout.tools())?;
+        go_build(&module, &folder)?;
         write_atomically(&stamp_file, module.stamp.as_bytes())?;
     }
     Ok(())
 }
 
 /// A digest of everything that the programs are built from.
-pub fn fingerprint(layout: &Layout) -> Result<String> {
-    let stamps: Result<Vec<String>> = ["kubernetes", "etcd", "coredns"]
-        .iter()
+pub fn fingerprint(layout: &Layout, containerd: Containerd) -> Result<String> {
+    let stamps: Result<Vec<String>> = modules(containerd)
         .map(|name| Ok(read(layout, name)?.stamp))
         .collect();
     Ok(digest(stamps?.join(" ").as_bytes()))
@@ -139,8 +204,13 @@ fn link_flags(go_mod: &str) -> String {
             flags += &format!(" -X {base}.{part}={}", numbers.next().unwrap_or("0"));
         }
     }
-    if let Some(version) = module_version(go_mod, "github.com/containerd/containerd/v2") {
-        flags += &format!(" -X github.com/containerd/containerd/v2/version.Version={version}");
+    for module in [
+        "github.com/containerd/containerd/v2",
+        "github.com/containerd/containerd",
+    ] {
+        if let Some(version) = module_version(go_mod, module) {
+            flags += &format!(" -X {module}/version.Version={version}");
+        }
     }
     flags
 }
@@ -203,6 +273,20 @@ mod tests {
             .map(|t| t.program)
             .collect();
         assert_eq!(names, ["etcd", "kubelet"]);
+    }
+
+    #[test]
+    fn each_containerd_has_a_name_and_a_folder() {
+        let layout = Layout::new(Path::new("/src/hearth"), Path::new("/state/cluster")).unwrap();
+        for (name, folder) in [
+            ("2", "/src/hearth/target/tools/bin"),
+            ("1.7", "/src/hearth/target/tools/containerd-1.7"),
+        ] {
+            let containerd: Containerd = name.parse().unwrap();
+            assert_eq!(containerd.to_string(), name);
+            assert_eq!(containerd.folder(&layout), Path::new(folder));
+        }
+        "1.6".parse::<Containerd>().unwrap_err();
     }
 
     #[test]
