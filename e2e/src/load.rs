@@ -33,6 +33,11 @@ impl Load {
         self.micros.len() as f64 / self.elapsed.as_secs_f64()
     }
 
+    /// Time of the slowest answered call.
+    pub fn slowest(&self) -> Duration {
+        Duration::from_secs_f64(self.micros.iter().copied().fold(0.0, f64::max) / 1e6)
+    }
+
     /// Says how many failed, if any did.
     ///
     /// # Errors
@@ -117,6 +122,113 @@ impl Ongoing {
     pub async fn end(self) -> Result<Load> {
         self.is_enough.store(true, Ordering::Relaxed);
         self.calls.await?
+    }
+}
+
+/// Connections of a [`Steady`] load that are kept.
+const KEPT: u32 = 10;
+/// Its calls a second over connections of their own.
+const FRESH: u32 = 10;
+
+/// So many calls a second beside whatever a test does, until the test has seen enough. Most go over connections that are
+/// kept, as callers keep them; some meet the Service's rules anew. Calls that are due while others wait follow at once.
+#[derive(Debug)]
+pub struct Steady {
+    is_enough: Arc<AtomicBool>,
+    calls: Vec<JoinHandle<Result<Load>>>,
+    started: Instant,
+    address: String,
+}
+
+impl Steady {
+    /// The first calls are sent at once.
+    pub fn start(address: &str, per_second: u32) -> Self {
+        let is_enough = Arc::new(AtomicBool::new(false));
+        let started = Instant::now();
+        let each = |calls: u32| Duration::from_secs(1) / calls.max(1);
+        let kept = each(per_second.saturating_sub(FRESH) / KEPT);
+        let worker = |every, keep| {
+            let pace = Pace {
+                address: address.to_owned(),
+                every,
+                enough: is_enough.clone(),
+                started,
+            };
+            tokio::spawn(pace.run(keep))
+        };
+        let calls = (0..KEPT).map(|_| worker(kept, true));
+        let calls = calls.chain([worker(each(FRESH), false)]).collect();
+        Self {
+            is_enough,
+            calls,
+            started,
+            address: address.to_owned(),
+        }
+    }
+
+    /// Ends with the calls that are on their way.
+    ///
+    /// # Errors
+    /// When no call at all was answered.
+    pub async fn end(self) -> Result<Load> {
+        self.is_enough.store(true, Ordering::Relaxed);
+        let mut load = Load::default();
+        for calls in self.calls {
+            let part = calls.await??;
+            load.micros.extend(part.micros);
+            load.failed += part.failed;
+            load.problem = load.problem.or(part.problem);
+        }
+        load.ended(self.started, &self.address, "/")
+    }
+}
+
+/// One of its callers.
+struct Pace {
+    address: String,
+    every: Duration,
+    enough: Arc<AtomicBool>,
+    started: Instant,
+}
+
+impl Pace {
+    async fn run(self, keep: bool) -> Result<Load> {
+        let mut load = Load::default();
+        let mut due = tokio::time::interval(self.every);
+        let mut kept = None;
+        while !self.enough.load(Ordering::Relaxed) {
+            due.tick().await;
+            let sent = Instant::now();
+            let called = tokio::time::timeout(PATIENCE, self.call(&mut kept)).await;
+            let problem = match called {
+                Ok(Ok(http::StatusCode::OK)) => None,
+                Ok(Ok(status)) => Some(status.to_string()),
+                Ok(Err(error)) => Some(format!("{error:#}")),
+                Err(_) => Some(format!("no answer within {PATIENCE:?}")),
+            };
+            match &problem {
+                None => load.micros.push(sent.elapsed().as_secs_f64() * 1e6),
+                Some(problem) => {
+                    load.failed += 1;
+                    let since = (sent - self.started).as_secs_f64();
+                    load.problem
+                        .get_or_insert(format!("after {since:.1} s: {problem}"));
+                }
+            }
+            if !keep || problem.is_some() {
+                kept = None;
+            }
+        }
+        Ok(load)
+    }
+
+    async fn call(&self, kept: &mut Option<Connection>) -> Result<http::StatusCode> {
+        let connection = match kept {
+            Some(connection) => connection,
+            None => kept.insert(connect(&self.address).await?),
+        };
+        let status = exchange(connection, &self.address, "/").await?;
+        status.context("the connection broke")
     }
 }
 

@@ -6,6 +6,8 @@ mod cli;
 mod hostile;
 mod hpa;
 mod js;
+mod lockdown;
+mod outages;
 mod pods;
 mod pools;
 mod slice;
@@ -65,6 +67,15 @@ fn main() -> ExitCode {
         pods::exec_is_refused_with_a_reason,
         pods::a_deployment_is_rolled_without_a_failed_call,
         pods::pods_that_came_and_went_leave_nothing_behind,
+        pods::many_plain_pods_run_beside_many_pool_pods,
+        pods::a_pod_may_have_hooks_probes_sysctls_and_the_nodes_network,
+        pods::controllers_of_every_kind_make_pods_of_bundles,
+        pods::logs_are_followed_through_a_rotation_and_kept_of_the_container_before,
+        pods::a_port_is_forwarded_and_stats_are_read,
+    ))
+    .chain(cases!("lockdown":
+        lockdown::an_engine_has_given_up_what_a_container_might_have,
+        lockdown::each_escape_of_a_broken_sandbox_is_refused,
     ))
     .chain(cases!("bad-input":
         bad_input::the_api_server_refuses_impossible_manifests,
@@ -129,6 +140,12 @@ fn main() -> ExitCode {
         survive::a_killed_engine_of_a_pool_is_warm_again_and_counts_its_lost_calls,
         survive::a_killed_shim_ends_its_pod_with_a_reason_and_no_other,
         survive::a_newer_engine_takes_over_and_no_call_fails,
+        survive::a_function_that_engines_die_of_is_kept_away_and_the_others_run_on,
+        outages::containerd_goes_and_comes_back_and_no_call_fails,
+        outages::kubelet_api_server_registry_and_operator_go_and_come_back_and_no_call_fails,
+        outages::what_is_frozen_goes_on_without_a_restart,
+        outages::a_full_disk_is_said_and_harms_nothing_that_runs,
+        outages::a_node_that_is_rebooted_has_its_caches_and_its_functions_back,
     ))
     .chain(cases!("upgrade":
         upgrade::a_chart_upgrade_keeps_functions_answering,
@@ -147,7 +164,7 @@ fn main() -> ExitCode {
             .any(|trial| trial.name().contains(filter.as_str()))
     {
         eprintln!(
-            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, chart, pools, hpa, survive, upgrade"
+            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, chart, pools, hpa, lockdown, survive, upgrade"
         );
         return ExitCode::from(2);
     }

@@ -269,21 +269,39 @@ pub(crate) async fn exec_is_refused_with_a_reason(cx: &Cx) -> Result<()> {
         Err(error) => format!("{error:#}"),
     };
     contains("the error", &error, "exec")?;
-    contains("the error", &error, "kubectl logs")
+    contains("the error", &error, "kubectl logs")?;
+    // A shell beside it would be one more container of the pod.
+    let debug = [
+        "debug",
+        "plain",
+        "--image=localhost:5000/busybox:1",
+        "--attach=false",
+    ];
+    cx.kubectl(&debug)?;
+    cx.event("plain", "NotABundle").await.map(drop)
 }
 
-/// Pods that the churn makes and deletes, `HEARTH_CHURN` of them: a thousand take about an hour.
+/// Pods that the churn makes and deletes, `HEARTH_CHURN` of them.
 const CHURN: usize = 50;
+/// Plain pods that run beside a tenth as many pool pods, `HEARTH_DENSITY` of them.
+const DENSITY: usize = 10;
+
+/// A number of pods that a variable changes.
+fn number(variable: &str, default: usize) -> Result<usize> {
+    match std::env::var(variable) {
+        Ok(pods) => pods
+            .parse()
+            .with_context(|| format!("{variable} is a number of pods")),
+        Err(_) => Ok(default),
+    }
+}
 
 pub(crate) async fn pods_that_came_and_went_leave_nothing_behind(cx: &Cx) -> Result<()> {
-    const AT_ONCE: usize = 10;
-    let pods = match std::env::var("HEARTH_CHURN") {
-        Ok(pods) => pods.parse().context("HEARTH_CHURN is a number of pods")?,
-        Err(_) => CHURN,
-    };
+    let pods = number("HEARTH_CHURN", CHURN)?;
+    let at_once = (pods / 20).clamp(10, 50);
     let before = support::traces_before(cx).await?;
-    for round in 0..pods.div_ceil(AT_ONCE) {
-        let names: Vec<_> = (0..AT_ONCE)
+    for round in 0..pods.div_ceil(at_once) {
+        let names: Vec<_> = (0..at_once)
             .map(|at| format!("churn-{round}-{at}"))
             .collect();
         let manifests: Vec<_> = names.iter().map(|name| pod(name, HELLO)).collect();
@@ -296,6 +314,48 @@ pub(crate) async fn pods_that_came_and_went_leave_nothing_behind(cx: &Cx) -> Res
         cx.kubectl(&delete)?;
     }
     support::nothing_left(cx, before).await
+}
+
+pub(crate) async fn many_plain_pods_run_beside_many_pool_pods(cx: &Cx) -> Result<()> {
+    let plain = number("HEARTH_DENSITY", DENSITY)?;
+    let pools = plain.div_ceil(10);
+    let names: Vec<_> = (0..plain).map(|at| format!("plain-{at}")).collect();
+    let mut manifests: Vec<_> = names.iter().map(|name| pod(name, HELLO)).collect();
+    // Each function has a pool, and so a pod, of its own.
+    for at in 0..pools {
+        manifests.push(format!("apiVersion: hearth.dev/v1alpha1\nkind: AgentPool\nmetadata: {{name: pool-{at}}}\nspec: {{}}\n"));
+        let spec = format!("  replicas: 2\n  pool: {{name: pool-{at}}}");
+        manifests.push(hearth_e2e::cx::manifest(
+            &format!("function-{at}"),
+            HELLO,
+            &spec,
+        ));
+    }
+    let since = std::time::Instant::now();
+    cx.apply(&manifests.join("---\n"))?;
+    let mut resident = 0;
+    for name in &names {
+        let uid = running(cx, name).await?.uid().context("a pod has a UID")?;
+        resident += cx.cluster.resident_bytes_of_pod(&uid)?;
+    }
+    for at in 0..pools {
+        cx.condition(&format!("function-{at}"), "Ready", "True")
+            .await?;
+    }
+    let took = since.elapsed();
+    let mean = resident / plain.max(1) as u64;
+    println!(
+        "{plain} plain pods and {pools} pool pods are ready after {took:?}, {mean} bytes resident for each plain one"
+    );
+    for name in [&names[0], &names[plain - 1]] {
+        let answer = call_pod(cx, name, "/").await?;
+        ensure!(answer.status == 200, "{name}: {answer:?}");
+    }
+    for at in [0, pools - 1] {
+        let answer = call::get(&cx.route(&format!("function-{at}")).await?, "/").await?;
+        ensure!(answer.status == 200, "{at}: {answer:?}");
+    }
+    Ok(())
 }
 
 pub(crate) async fn a_deployment_is_rolled_without_a_failed_call(cx: &Cx) -> Result<()> {
@@ -318,4 +378,258 @@ pub(crate) async fn a_deployment_is_rolled_without_a_failed_call(cx: &Cx) -> Res
     })
     .await?;
     calls.end().await?.none_failed()
+}
+
+pub(crate) async fn a_pod_may_have_hooks_probes_sysctls_and_the_nodes_network(
+    cx: &Cx,
+) -> Result<()> {
+    // kubelet asks for none of these paths before the hook was answered.
+    let hooks = "      lifecycle: {postStart: {httpGet: {path: /, port: 8080}}, preStop: {sleep: {seconds: 1}}}\n";
+    let probes = "      startupProbe: {httpGet: {port: 8080}, periodSeconds: 1}\n      livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}\n      readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}\n";
+    let security = "      securityContext: {readOnlyRootFilesystem: true, runAsNonRoot: true, runAsUser: 1234, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}\n";
+    let of_pod = "  shareProcessNamespace: true\n  securityContext: {sysctls: [{name: net.ipv4.ip_local_port_range, value: \"41000 42000\"}]}\n";
+    cx.apply(&(pod("all", HELLO) + hooks + probes + security + of_pod))?;
+    let answer = call_pod(cx, "all", "/").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let all = running(cx, "all").await?;
+    let engine = cx
+        .cluster
+        .pids_in_pod(&all.uid().context("a pod has a UID")?, "hearth-engine")?;
+    let engine = engine.first().context("an engine")?;
+    let range = std::process::Command::new("nsenter")
+        .arg(format!("--net=/proc/{engine}/ns/net"))
+        .args(["cat", "/proc/sys/net/ipv4/ip_local_port_range"])
+        .output()?;
+    contains(
+        "the port range",
+        &String::from_utf8_lossy(&range.stdout),
+        "41000\t42000",
+    )?;
+    // Its end waits for the hook.
+    let since = std::time::Instant::now();
+    cx.kubectl(&["delete", "pod", "all", "--timeout=60s"])?;
+    ensure!(since.elapsed().as_secs() >= 1, "the hook was passed over");
+
+    let shared = "  hostNetwork: true\n";
+    let port = "        - name: PORT\n          value: \"18081\"\n";
+    cx.apply(&(pod("host", HELLO) + port + shared))?;
+    running(cx, "host").await?;
+    let address = format!("{}:18081", cx.cluster.node_ip(1));
+    let answer = call::get(&address, "/").await?;
+    contains("the answer", &answer.body, "moin")?;
+
+    for (name, container, of_pod, word) in [
+        (
+            "probe",
+            "      readinessProbe: {exec: {command: [ls]}, periodSeconds: 1}\n",
+            "",
+            "no processes",
+        ),
+        (
+            "hook",
+            "      lifecycle: {postStart: {exec: {command: [ls]}}}\n",
+            "",
+            "no processes",
+        ),
+        (
+            "ipc",
+            "",
+            "  securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: \"1\"}]}\n",
+            "kernel.shm_rmid_forced",
+        ),
+    ] {
+        cx.apply(&(pod(name, HELLO) + container + of_pod))?;
+        cx.event(name, word).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn controllers_of_every_kind_make_pods_of_bundles(cx: &Cx) -> Result<()> {
+    let command = support::guest(cx, "command")?;
+    let server = format!(
+        "metadata: {{labels: {{app: kinds}}}}\n    spec:\n      runtimeClassName: hearth\n      terminationGracePeriodSeconds: 5\n      containers: [{{name: agent, image: {HELLO}, command: [agent]}}]\n"
+    );
+    let selector = "selector: {matchLabels: {app: kinds}}";
+    cx.apply(&format!(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: stateful}}\nspec:\n  replicas: 2\n  serviceName: stateful\n  {selector}\n  template:\n    {server}---\napiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: daemon}}\nspec:\n  {selector}\n  template:\n    {server}---\napiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: cron}}\nspec:\n  schedule: \"0 0 1 1 *\"\n  jobTemplate:\n    spec:\n      backoffLimit: 1\n      template:\n        spec:\n          runtimeClassName: hearth\n          restartPolicy: Never\n          containers: [{{name: command, image: \"{command}\", command: [command], args: [\"0\"]}}]\n"
+    ))?;
+    cx.kubectl(&["create", "job", "now", "--from=cronjob/cron"])?;
+    for kind in ["statefulset/stateful", "daemonset/daemon"] {
+        cx.kubectl(&["rollout", "status", kind, "--timeout=90s"])?;
+    }
+    cx.kubectl(&[
+        "wait",
+        "job/now",
+        "--for=condition=Complete",
+        "--timeout=90s",
+    ])?;
+    // The first is there before the second, and each has its name again when it comes back.
+    cx.kubectl(&["delete", "pod", "stateful-0", "--timeout=60s"])?;
+    running(cx, "stateful-0").await?;
+    // A job that fails is tried again, and no more often than it says.
+    cx.apply(&format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: retried}}\nspec:\n  backoffLimit: 1\n  activeDeadlineSeconds: 60\n  template:\n    spec:\n      runtimeClassName: hearth\n      restartPolicy: Never\n      containers: [{{name: command, image: \"{command}\", command: [command], args: [\"1\"]}}]\n"
+    ))?;
+    cx.kubectl(&[
+        "wait",
+        "job/retried",
+        "--for=condition=Failed",
+        "--timeout=90s",
+    ])?;
+    let labels = ListParams::default().labels("job-name=retried");
+    let tries = cx.pods().list(&labels).await?.items.len();
+    ensure!(tries == 2, "{tries} pods");
+    Ok(())
+}
+
+/// `kubectl logs --follow`, and what it said.
+struct Followed {
+    process: std::process::Child,
+    said: std::path::PathBuf,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        // It follows until it is ended, also when a case fails.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.said);
+    }
+}
+
+impl Followed {
+    fn start(cx: &Cx, pod: &str) -> Result<Self> {
+        let said = std::env::temp_dir().join(format!("{}-{pod}.log", cx.namespace));
+        let process = cx
+            .cluster
+            .command(1, cx.cluster.layout().tool("kubectl"))
+            .args(["--namespace", &cx.namespace, "logs", "--follow", pod])
+            .stdout(std::fs::File::create(&said)?)
+            .spawn()?;
+        Ok(Self { process, said })
+    }
+
+    fn lines(&self, line: &str) -> Result<usize> {
+        let said = std::fs::read(&self.said)?;
+        Ok(String::from_utf8_lossy(&said).matches(line).count())
+    }
+}
+
+pub(crate) async fn logs_are_followed_through_a_rotation_and_kept_of_the_container_before(
+    cx: &Cx,
+) -> Result<()> {
+    const LINE: &str = "a line on stdout";
+    let image = support::mischief(cx)?;
+    cx.ready_function(
+        "talks",
+        &image,
+        "  replicas: 1\n  limits: {logBytesPerSecond: 10Mi}",
+    )
+    .await?;
+    let address = cx.route("talks").await?;
+    let pool = cx
+        .pool_pods()
+        .await?
+        .into_iter()
+        .next()
+        .context("a pool pod")?;
+    let followed = Followed::start(cx, &pool.name_any())?;
+    let logged = |lines: usize| {
+        let followed = &followed;
+        async move {
+            until(&format!("{lines} lines"), SETTLE, || async {
+                let seen = followed.lines(LINE)?;
+                Ok(Seen::when(seen == lines, (), format!("{seen} lines")))
+            })
+            .await
+        }
+    };
+    call::get(&address, "/log").await?;
+    logged(1).await?;
+    // More than kubelet leaves in one file.
+    for _ in 0..2 {
+        call::get(&address, "/flood").await?;
+    }
+    let logs = cx.cluster.node_directory(1).join("pod-logs");
+    let own = format!("{}_{}_", cx.namespace, pool.name_any());
+    until("the log to be rotated", SETTLE, || async {
+        let mut files = Vec::new();
+        for folder in std::fs::read_dir(&logs)?.flatten() {
+            if folder.file_name().to_string_lossy().starts_with(&own) {
+                for container in std::fs::read_dir(folder.path())?.flatten() {
+                    files.extend(std::fs::read_dir(container.path())?.flatten());
+                }
+            }
+        }
+        let names = files
+            .iter()
+            .map(|file| file.file_name().to_string_lossy().into_owned());
+        let names: Vec<_> = names.collect();
+        let rotated = names.iter().any(|name| name.contains(".log."));
+        Ok(Seen::when(rotated, (), format!("{names:?}")))
+    })
+    .await?;
+    call::get(&address, "/log").await?;
+    logged(2).await?;
+
+    let command = support::guest(cx, "command")?;
+    cx.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: again}}\nspec:\n  runtimeClassName: hearth\n  containers: [{{name: command, image: \"{command}\", command: [command], args: [trap]}}]\n"
+    ))?;
+    until("the log of the container before", SETTLE, || async {
+        Ok(match cx.kubectl(&["logs", "again", "--previous"]) {
+            Ok(log) if log.contains("argument trap") => Seen::Yes(()),
+            Ok(log) => Seen::NotYet(log),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
+    })
+    .await
+}
+
+pub(crate) async fn a_port_is_forwarded_and_stats_are_read(cx: &Cx) -> Result<()> {
+    const PORT: u16 = 18080;
+    cx.apply(&pod("plain", HELLO))?;
+    running(cx, "plain").await?;
+    let mut forward = cx
+        .cluster
+        .command(1, cx.cluster.layout().tool("kubectl"))
+        .args(["--namespace", &cx.namespace, "port-forward", "plain"])
+        .arg(format!("{PORT}:8080"))
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let address = format!("127.0.0.1:{PORT}");
+    let answer = until("an answer", SETTLE, || async {
+        Ok(match call::get(&address, "/").await {
+            Ok(answer) => Seen::Yes(answer),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
+    })
+    .await;
+    forward.kill()?;
+    forward.wait()?;
+    contains("the answer", &answer?.body, "moin, world")?;
+
+    // What `kubectl top` shows, when somebody collects it.
+    let node = hearth_cluster::layout::node_name(1);
+    let summary = format!("/api/v1/nodes/{node}/proxy/stats/summary");
+    until("the pod's use of memory and processor", SETTLE, || async {
+        let summary = cx.cluster.kubectl(&["get", "--raw", &summary])?;
+        let summary: serde_json::Value = serde_json::from_str(&summary)?;
+        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+        let own = pods.iter().find(|pod| {
+            pod["podRef"]["namespace"] == cx.namespace.as_str() && pod["podRef"]["name"] == "plain"
+        });
+        let container = own
+            .map(|pod| pod["containers"][0].clone())
+            .unwrap_or_default();
+        let memory = container["memory"]["workingSetBytes"].as_u64();
+        let processor = container["cpu"]["usageCoreNanoSeconds"].as_u64();
+        let used = |value: Option<u64>| value.is_some_and(|value| value > 0);
+        Ok(Seen::when(
+            used(memory) && used(processor),
+            (),
+            container.to_string(),
+        ))
+    })
+    .await
 }

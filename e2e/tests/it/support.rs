@@ -1,6 +1,8 @@
 //! What several groups use: the example bundles, and what is printed when a case fails.
 
-use std::path::PathBuf;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -154,6 +156,86 @@ impl Callers {
             ended??;
         }
         Ok(())
+    }
+}
+
+/// Restarts of a pod's containers.
+pub(crate) fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| &status.container_statuses);
+    statuses.flatten().map(|status| status.restart_count).sum()
+}
+
+/// The engine with a door for tests, in the place of each node's, until this is dropped. New pods have it at once, and others
+/// when it is their turn.
+pub(crate) struct Backdoor {
+    engines: Vec<PathBuf>,
+}
+
+impl Backdoor {
+    pub(crate) fn install(cx: &Cx) -> Result<Self> {
+        let own = cx.cluster.binary("backdoored-engine");
+        let mut backdoor = Self {
+            engines: Vec::new(),
+        };
+        for node in 1..=cx.cluster.nodes()? {
+            let directory = cx.cluster.node_directory(node);
+            let bin = directory.join("opt/hearth/bin");
+            let (engine, new) = (bin.join("hearth-engine"), bin.join("hearth-engine.new"));
+            // The same file comes back: pods that did not change to another need not change back.
+            std::fs::hard_link(&engine, kept(&engine)).context("keep the node's engine")?;
+            backdoor.engines.push(engine.clone());
+            std::fs::copy(&own, &new)
+                .with_context(|| format!("copy {}; `cargo xtask e2e` builds it", own.display()))?;
+            std::fs::rename(&new, &engine).context("put the engine with a door in its place")?;
+        }
+        Ok(backdoor)
+    }
+
+    /// Puts the nodes' own engines back, and waits until nobody runs the other one.
+    pub(crate) async fn remove(mut self, cx: &Cx) -> Result<()> {
+        let other = self.engines.first().map(std::fs::metadata).transpose()?;
+        let file = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        self.restore()?;
+        // This case's are of it until they are gone.
+        for kind in ["agentfunctions", "pods"] {
+            cx.kubectl(&["delete", kind, "--all", "--timeout=60s"])?;
+        }
+        until("the nodes' own engines alone", SETTLE, || async {
+            let pids = cx.cluster.pids_on_nodes("hearth-engine")?;
+            let programs = pids.iter().map(|pid| format!("/proc/{pid}/exe"));
+            let running = programs.filter_map(|exe| std::fs::metadata(exe).ok());
+            let others = running.filter(|program| {
+                other
+                    .as_ref()
+                    .is_some_and(|other| file(other) == file(program))
+            });
+            let others = others.count();
+            Ok(Seen::when(others == 0, (), format!("{others} others")))
+        })
+        .await
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        for engine in self.engines.drain(..) {
+            std::fs::rename(kept(&engine), &engine).context("put the node's engine back")?;
+        }
+        Ok(())
+    }
+}
+
+fn kept(engine: &Path) -> PathBuf {
+    engine.with_extension("kept")
+}
+
+impl Drop for Backdoor {
+    /// After a failure too: other cases expect the engine as it is installed.
+    fn drop(&mut self) {
+        if let Err(error) = self.restore() {
+            eprintln!("a node keeps the engine with a door: {error:#}");
+        }
     }
 }
 

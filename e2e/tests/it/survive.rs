@@ -13,16 +13,16 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 
 use crate::pods;
-use crate::support::{self, HELLO, METRICS, is_warm};
+use crate::support::{self, Backdoor, HELLO, METRICS, is_warm, restarts};
 
 /// The engine's program, and where it is on a node.
-const ENGINE: &str = "hearth-engine";
+pub(crate) const ENGINE: &str = "hearth-engine";
 const BIN: &str = hearth_cluster::node::BIN_DIRECTORY;
 
 /// Where the operator is.
 const NAMESPACE: &str = "hearth-system";
 /// Name of its Deployment and of its Lease.
-const OPERATOR: &str = "hearth-operator";
+pub(crate) const OPERATOR: &str = "hearth-operator";
 /// What a follower may take beyond the Lease's time: it waits for up to a second, so that not all grasp for it at once.
 const TAKEOVER: Duration = Duration::from_secs(5);
 
@@ -32,12 +32,12 @@ pub(crate) async fn another_operator_leads_when_the_leader_is_killed(cx: &Cx) ->
     let before = before.trim().parse()?;
     let outcome = hand_over(cx).await;
     // After a failure too: other cases expect the operators as they were.
-    let restored = scale(cx, before).await;
+    let restored = scale_to_lead(cx, before).await;
     outcome.and(restored.map(drop))
 }
 
 async fn hand_over(cx: &Cx) -> Result<()> {
-    let leader = scale(cx, 2).await?;
+    let leader = scale_to_lead(cx, 2).await?;
     cx.ready_function("old", HELLO, "  replicas: 2").await?;
     is_warm(cx, "old", 2).await?;
     let calls = Ongoing::start(&cx.route("old").await?, "/");
@@ -71,7 +71,23 @@ async fn kill(cx: &Cx, leader: &Pod) -> Result<()> {
 }
 
 /// Scales the operator, waits until as many run and one of them leads, and returns that one.
-async fn scale(cx: &Cx, replicas: usize) -> Result<Pod> {
+async fn scale_to_lead(cx: &Cx, replicas: usize) -> Result<Pod> {
+    scale(cx, replicas).await?;
+    leader_other_than(cx, None, SETTLE).await
+}
+
+/// One operator, which leads.
+pub(crate) async fn lead(cx: &Cx) -> Result<()> {
+    scale_to_lead(cx, 1).await.map(drop)
+}
+
+/// The operator that leads.
+pub(crate) async fn leader(cx: &Cx) -> Result<Pod> {
+    leader_other_than(cx, None, SETTLE).await
+}
+
+/// Scales the operator and waits until as many run.
+pub(crate) async fn scale(cx: &Cx, replicas: usize) -> Result<()> {
     let deployment = format!("deployment/{OPERATOR}");
     operators_kubectl(
         cx,
@@ -87,8 +103,7 @@ async fn scale(cx: &Cx, replicas: usize) -> Result<Pod> {
             format!("{ready} of {all} are Ready"),
         ))
     })
-    .await?;
-    leader_other_than(cx, None, SETTLE).await
+    .await
 }
 
 /// Waits until a pod holds the Lease and carries the label that the stream's Service selects.
@@ -146,15 +161,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// How long a pool may be less warm than its targets.
 const WARM_AGAIN: Duration = Duration::from_secs(1);
 
-/// Restarts of a pod's containers.
-fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod
-        .status
-        .iter()
-        .flat_map(|status| &status.container_statuses);
-    statuses.flatten().map(|status| status.restart_count).sum()
-}
-
 pub(crate) async fn a_killed_engine_costs_the_calls_in_it_and_no_restart(cx: &Cx) -> Result<()> {
     const KILLS: u64 = 3;
     cx.apply(&pods::pod("plain", HELLO))?;
@@ -169,8 +175,7 @@ pub(crate) async fn a_killed_engine_costs_the_calls_in_it_and_no_restart(cx: &Cx
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let load = calls.end().await?;
-    let slowest = load.micros.iter().copied().fold(0.0, f64::max);
-    let slowest = Duration::from_secs_f64(slowest / 1e6);
+    let slowest = load.slowest();
     println!(
         "an engine was killed {KILLS} times: {} calls answered, {} failed, the slowest took {slowest:?}",
         load.micros.len(),
@@ -321,4 +326,51 @@ pub(crate) async fn a_newer_engine_takes_over_and_no_call_fails(cx: &Cx) -> Resu
     is_warm(cx, "function", 5).await?;
     plain.end().await?.none_failed()?;
     pool.end().await?.none_failed()
+}
+
+pub(crate) async fn a_function_that_engines_die_of_is_kept_away_and_the_others_run_on(
+    cx: &Cx,
+) -> Result<()> {
+    let backdoor = Backdoor::install(cx)?;
+    let image = support::guest(cx, "backdoor")?;
+    cx.ready_function("good", HELLO, "  replicas: 2").await?;
+    cx.ready_function("poison", &image, "  replicas: 2").await?;
+    let (good, poison) = (cx.route("good").await?, cx.route("poison").await?);
+    let functions = cx.functions();
+    // Callers of it go on as long as somebody answers; each call ends an engine.
+    let message = until("the function to be kept away", SETTLE, || async {
+        // It fails with the engine; nobody may listen.
+        let called = call::get(&poison, "/crash").await;
+        let status = functions.get("poison").await?.status.unwrap_or_default();
+        let ready = status.conditions.into_iter().find(|c| c.type_ == "Ready");
+        Ok(match ready {
+            Some(ready) if ready.reason == "Quarantined" => Seen::Yes(ready.message),
+            _ => Seen::NotYet(format!("{called:?}")),
+        })
+    })
+    .await?;
+    support::contains("the condition", &message, "engines ended in a row")?;
+    let calls = Ongoing::start(&good, "/");
+    // It comes back when its time is over, and whoever changes it does not wait for that.
+    cx.kubectl(&[
+        "patch",
+        "agentfunction/poison",
+        "--type=merge",
+        "--patch={\"spec\":{\"limits\":{\"concurrency\":7}}}",
+    ])?;
+    cx.condition("poison", "Ready", "True").await?;
+    let answer = call::get(&cx.route("poison").await?, "/others").await?;
+    ensure!(
+        (answer.status, answer.body.as_str()) == (200, ""),
+        "{answer:?}"
+    );
+    calls.end().await?.none_failed()?;
+    let pod = cx
+        .pool_pods()
+        .await?
+        .into_iter()
+        .next()
+        .context("a pool pod")?;
+    ensure!(restarts(&pod) == 0, "{:?}", pod.status);
+    backdoor.remove(cx).await
 }
