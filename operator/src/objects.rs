@@ -269,7 +269,7 @@ fn pod_spec(pool: &AgentPool, node: &str, settings: &PoolSettings) -> Value {
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]},
         ]}}},
-        "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 64532, "runAsGroup": 64532, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [{
             "name": "pool",
             "image": settings.image,

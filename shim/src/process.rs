@@ -33,10 +33,10 @@ pub struct Rights {
     pub groups: Vec<u32>,
 }
 
-/// User and group of engines whose container names none.
+/// User and group of engines whose container names none: not 65532, which many containers run as, and the operator too.
 pub const NOBODY: Rights = Rights {
-    uid: 65_532,
-    gid: 65_532,
+    uid: 64_532,
+    gid: 64_532,
     groups: Vec::new(),
 };
 

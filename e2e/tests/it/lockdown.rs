@@ -25,7 +25,7 @@ pub(crate) async fn an_engine_has_given_up_what_a_container_might_have(cx: &Cx) 
     let pool = cx.pool_pods().await?.into_iter().next();
     for (pod, user, group, of_volumes) in [
         (plain, 1234, 2345, Some("3456")),
-        (pool.context("a pool pod")?, 65532, 65532, None),
+        (pool.context("a pool pod")?, 64532, 64532, None),
     ] {
         let engines = cx
             .cluster
@@ -90,13 +90,14 @@ pub(crate) async fn an_engine_has_given_up_what_a_container_might_have(cx: &Cx) 
 }
 
 /// Whether an engine needs such a descriptor: sockets and pipes that it was given, its events, what its guests run in, the
-/// pages that they wrote, random numbers, a volume.
+/// pages that they wrote, what was compiled of them, random numbers, a volume.
 fn is_needed(name: &str, kind: fs::FileType) -> bool {
     let known = ["anon_inode:[event", "/memfd:", "/dev/null", "/dev/urandom"];
     kind.is_socket()
         || kind.is_fifo()
         || known.iter().any(|known| name.starts_with(known))
         || name.ends_with("/pagemap")
+        || name.ends_with(".cwasm")
         || (kind.is_dir() && name.contains("/volumes/"))
 }
 

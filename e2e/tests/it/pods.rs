@@ -429,7 +429,8 @@ pub(crate) async fn a_pod_may_have_hooks_probes_sysctls_and_the_nodes_network(
             "hook",
             "      lifecycle: {postStart: {exec: {command: [ls]}}}\n",
             "",
-            "no processes",
+            // kubelet keeps the reason to itself.
+            "PostStartHook failed",
         ),
         (
             "ipc",

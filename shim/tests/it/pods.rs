@@ -184,8 +184,8 @@ async fn an_engine_has_no_rights_and_cannot_get_any() {
     let engine = node.engine_pid("agent", &[]).await;
     let status = std::fs::read_to_string(format!("/proc/{engine}/status")).unwrap();
     for line in [
-        "Uid:\t65532\t65532\t65532\t65532",
-        "Gid:\t65532\t65532\t65532\t65532",
+        "Uid:\t64532\t64532\t64532\t64532",
+        "Gid:\t64532\t64532\t64532\t64532",
         "CapInh:\t0000000000000000",
         "CapPrm:\t0000000000000000",
         "CapEff:\t0000000000000000",
