@@ -104,7 +104,8 @@ pub async fn spawn(
     let child = within(network, move || {
         // While it is in sight.
         let nothing = File::options().write(true).open("/dev/null")?;
-        view::leave_machine(&exe)?;
+        // The compile helper's limits end it by signals that say why.
+        view::leave_machine(&exe, subcommand == "run")?;
         // For this thread alone, and every child has it from its first instruction.
         rustix::thread::set_no_new_privs(true)?;
         rights.take()?;

@@ -32,13 +32,12 @@ const PROC_OPTIONS: &CStr = c"subset=pid,hidepid=ptraceable";
 /// Folders and files to mount on, and no more.
 const ROOT_OPTIONS: &CStr = c"size=4k,nr_inodes=8,mode=555";
 
-/// Takes the machine away from this thread: what it starts is the first process of a process namespace, in namespaces of
-/// its own for mounts, System V's IPC and the host's name, and finds `program` as [`PROGRAM`].
-pub(crate) fn leave_machine(program: &Path) -> io::Result<()> {
-    let own = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS;
+/// Takes the machine away from this thread: what it starts is in namespaces of its own for mounts, System V's IPC and the
+/// host's name, and finds `program` as [`PROGRAM`]. One that is `first` is the first process of a process namespace. Signals
+/// that it does not handle do nothing to it then, those of its resource limits among them.
+pub(crate) fn leave_machine(program: &Path, first: bool) -> io::Result<()> {
+    let mut own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    own.set(CloneFlags::CLONE_NEWPID, first);
     unshare(own).map_err(|error| io::Error::from_raw_os_error(error as i32))?;
     // Nothing of what follows reaches the node.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
