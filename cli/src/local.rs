@@ -142,7 +142,7 @@ impl Local {
             placement: Placement::default(),
             calls_lost: 0,
             view: View::default(),
-                mark: 0,
+            mark: 0,
         })?;
         Ok(())
     }
