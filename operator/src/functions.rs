@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::objects;
 use crate::pace::Pace;
 use crate::planning::Found;
-use crate::retry::Retries;
+use crate::retry::{self, Retries};
 use crate::scaling::Scaling;
 use crate::status::Seen;
 use crate::world::{self, World};
@@ -110,7 +110,12 @@ pub(crate) fn on_error(
     context: Arc<Context>,
 ) -> Action {
     let pause = context.retries.next(&function.uid().unwrap_or_default());
-    tracing::warn!(function = %function.name_any(), %error, ?pause, "reconcile failed");
+    let Error::Api { source, .. } = error;
+    if retry::is_of_ending_namespace(source) {
+        tracing::debug!(function = %function.name_any(), %error, ?pause, "its namespace is being deleted");
+    } else {
+        tracing::warn!(function = %function.name_any(), %error, ?pause, "reconcile failed");
+    }
     Action::requeue(pause)
 }
 
@@ -592,6 +597,7 @@ async fn publish(
         .recorder
         .publish(&event, &function.object_ref(&()))
         .await
+        && !retry::is_of_ending_namespace(&error)
     {
         tracing::warn!(%error, "the event was not written");
     }

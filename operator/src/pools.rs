@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::fleet::GroupKey;
 use crate::objects::{self, PoolSettings};
 use crate::pace::Pace;
-use crate::retry::Retries;
+use crate::retry::{self, Retries};
 use crate::succession::{self, Slot, There};
 use crate::world::World;
 
@@ -99,7 +99,11 @@ pub(crate) async fn reconcile(
 /// What to do after an error: try again, each time later.
 pub(crate) fn on_error(pool: Arc<AgentPool>, error: &kube::Error, context: Arc<Context>) -> Action {
     let pause = context.retries.next(&pool.uid().unwrap_or_default());
-    tracing::warn!(pool = %pool.name_any(), %error, ?pause, "reconcile failed");
+    if retry::is_of_ending_namespace(error) {
+        tracing::debug!(pool = %pool.name_any(), %error, ?pause, "its namespace is being deleted");
+    } else {
+        tracing::warn!(pool = %pool.name_any(), %error, ?pause, "reconcile failed");
+    }
     Action::requeue(pause)
 }
 

@@ -1,4 +1,4 @@
-//! Growing pauses per object: kube-rs repeats at a flat rate by itself.
+//! Growing pauses per object: kube-rs repeats at a flat rate by itself. And what need not be told when it fails.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +8,22 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_secs(1);
 /// Pauses double up to this.
 const LONGEST: Duration = Duration::from_secs(300);
+
+/// The cause that the API server names when it refuses new objects of a namespace that is being deleted
+/// (`NamespaceTerminatingCause` of Kubernetes' `k8s.io/api/core/v1`).
+const NAMESPACE_ENDS: &str = "NamespaceTerminating";
+
+/// Whether the API server refused because the object's namespace is being deleted: the object goes soon too, and nobody has to do
+/// anything.
+pub(crate) fn is_of_ending_namespace(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == NAMESPACE_ENDS)
+}
 
 /// Failures in a row, per object. An entry goes when its object succeeds or is deleted.
 #[derive(Debug, Default)]
@@ -37,7 +53,24 @@ impl Retries {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_namespace_that_ends_is_told_from_other_refusals() {
+        let refused = |reason: &str| {
+            // As it comes over the wire.
+            let cause = json!({ "reason": reason, "message": "", "field": "metadata.namespace" });
+            let details = json!({ "causes": [cause] });
+            let status = json!({ "status": "Failure", "code": 403, "reason": "Forbidden", "details": details });
+            let status: Status = serde_json::from_value(status).unwrap();
+            kube::Error::Api(Box::new(status))
+        };
+        assert!(is_of_ending_namespace(&refused("NamespaceTerminating")));
+        assert!(!is_of_ending_namespace(&refused("FieldValueForbidden")));
+    }
 
     #[test]
     fn pauses_grow_up_to_a_bound_and_start_anew() {

@@ -36,8 +36,10 @@ pub struct Traces {
     pub control_groups: BTreeSet<PathBuf>,
     /// Sockets of shims.
     pub sockets: usize,
-    /// Mounts.
-    pub mounts: usize,
+    /// Where something is mounted.
+    pub mounts: BTreeSet<PathBuf>,
+    /// Sandboxes that have a shim of any runtime.
+    pub sandboxes: BTreeSet<String>,
     /// Containers' folders with their specifications.
     pub bundles: usize,
 }
@@ -48,6 +50,7 @@ struct Process {
     pid: u32,
     parent: u32,
     program: String,
+    arguments: Vec<String>,
     groups: String,
 }
 
@@ -58,6 +61,7 @@ impl Cluster {
         let mut traces = Traces {
             shims: count(&processes, SHIM),
             engines: count(&processes, ENGINE),
+            sandboxes: processes.iter().filter_map(Process::sandbox).collect(),
             ..Traces::default()
         };
         for node in 1..=self.nodes()? {
@@ -70,7 +74,9 @@ impl Cluster {
             traces.sockets += sockets(&run)?;
             let supervisor = self.pid(Part::Supervisor(node))?;
             let mounts = fs::read_to_string(format!("/proc/{supervisor}/mounts"));
-            traces.mounts += mounts.context("read a node's mounts")?.lines().count();
+            let mounts = mounts.context("read a node's mounts")?;
+            let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+            traces.mounts.extend(targets.map(PathBuf::from));
         }
         Ok(traces)
     }
@@ -213,6 +219,15 @@ impl Process {
             .file_name()
             .is_some_and(|name| name == program)
     }
+
+    /// The sandbox that a shim was started for, as containerd says it to shims of all runtimes.
+    fn sandbox(&self) -> Option<String> {
+        let is_shim = self.is_on_node() && self.program.contains("containerd-shim-");
+        let mut words = self.arguments.iter();
+        is_shim
+            .then(|| words.find(|word| *word == "-id").and(words.next()).cloned())
+            .flatten()
+    }
 }
 
 /// How many processes of a program run on nodes of ours.
@@ -281,15 +296,13 @@ fn process(pid: u32) -> Option<Process> {
         .trim()
         .parse()
         .ok()?;
-    let program = read("cmdline")?
-        .split('\0')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let line = read("cmdline")?;
+    let mut words = line.split('\0').map(str::to_owned);
     Some(Process {
         pid,
         parent,
-        program,
+        program: words.next().unwrap_or_default(),
+        arguments: words.collect(),
         groups: read("cgroup")?,
     })
 }
@@ -312,6 +325,7 @@ mod tests {
             pid,
             parent,
             program: program.to_owned(),
+            arguments: Vec::new(),
             groups: groups.to_owned(),
         };
         let processes = [

@@ -91,39 +91,62 @@ pub(crate) async fn traces_before(cx: &Cx) -> Result<Traces> {
     .await
 }
 
-/// Waits until the nodes hold no more and no less than `before`.
+/// Waits until the nodes hold no more than `before`, and nothing of a pod that is gone.
 pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
     let pods: Api<Pod> = Api::all(cx.client.clone());
     until("nothing to be left on the nodes", SETTLE, || async {
         let traces = cx.cluster.traces()?;
-        let there: Vec<String> = pods
-            .list(&ListParams::default())
-            .await?
-            .iter()
-            .filter_map(|pod| pod.uid().map(|uid| format!("pod{uid}")))
-            .collect();
-        // Pods of other runtimes, which come and go beside, have groups of their own, and kubelet some for all pods.
-        let is_left = |group: &&PathBuf| {
-            let group = group.to_string_lossy();
-            group.contains("/pod") && !there.iter().any(|uid| group.contains(uid))
+        // Pods of other runtimes, which come and go beside, have groups and mounts of their own.
+        let mut there: Vec<String> = traces.sandboxes.iter().cloned().collect();
+        for pod in pods.list(&ListParams::default()).await? {
+            there.extend(pod.uid());
+            there.extend(containers(&pod));
+        }
+        let is_left = |path: &&PathBuf| {
+            let text = path.to_string_lossy();
+            !is_network(path) && !there.iter().any(|id| text.contains(id))
         };
-        let more = traces.control_groups.difference(&before.control_groups);
-        let left: Vec<_> = more.filter(is_left).collect();
+        // Kubelet has groups for all pods, which come and go too.
+        let groups = traces.control_groups.difference(&before.control_groups);
+        let groups = groups.filter(|path| path.to_string_lossy().contains("/pod"));
+        let mounts = traces.mounts.difference(&before.mounts);
+        let left: Vec<_> = groups.chain(mounts).filter(is_left).collect();
         let counts = |traces: &Traces| {
-            let processes = (traces.shims, traces.engines);
-            (processes, traces.sockets, traces.mounts, traces.bundles)
+            let networks = traces.mounts.iter().filter(is_network).count();
+            [
+                traces.shims,
+                traces.engines,
+                traces.sockets,
+                traces.bundles,
+                networks,
+            ]
         };
+        let (now, then) = (counts(&traces), counts(&before));
         Ok(Seen::when(
-            counts(&traces) == counts(&before) && left.is_empty(),
+            now.iter().zip(&then).all(|(now, then)| now <= then) && left.is_empty(),
             (),
             format!(
-                "shims and engines, sockets, mounts, bundles {:?}, before: {:?}; groups {left:?}",
-                counts(&traces),
-                counts(&before)
+                "shims, engines, sockets, bundles, network namespaces {now:?}, before: {then:?}; groups and mounts {left:?}"
             ),
         ))
     })
     .await
+}
+
+/// Whether a network namespace is mounted there: their names say nothing of whose they are.
+fn is_network(mount: &&PathBuf) -> bool {
+    mount.to_string_lossy().contains("netns/cni-")
+}
+
+/// Ids of a pod's containers at the container runtime.
+fn containers(pod: &Pod) -> impl Iterator<Item = String> + '_ {
+    let status = pod.status.iter();
+    let statuses = status.flat_map(|status| {
+        let ordinary = status.container_statuses.iter().flatten();
+        ordinary.chain(status.init_container_statuses.iter().flatten())
+    });
+    let ids = statuses.filter_map(|status| status.container_id.as_deref());
+    ids.filter_map(|id| Some(id.split_once("://")?.1.to_owned()))
 }
 
 /// Calls to a path that is answered when the deadline is over, one after the other, until they are ended.
