@@ -682,13 +682,13 @@ mod tests {
         let functions = [("a", 2), ("b", 50)];
         let functions =
             functions.map(|(name, replicas)| fake::function(name, json!({"replicas": replicas})));
-        // 40 Mi are for guests, and nobody knows yet that an instance needs more than one.
+        // 32 Mi are for guests, and nobody knows yet that an instance needs more than one.
         let world = fake::world(&functions, &[pool("64Mi")], &[]);
         let (serial, mut pod) = connected(&world, "one");
         round(&world, now());
-        assert_eq!(targets(&mut pod), expected(&[("a", 2), ("b", 38)]));
+        assert_eq!(targets(&mut pod), expected(&[("a", 2), ("b", 30)]));
         assert_eq!(world.plans.short("uid-a"), None);
-        assert_eq!(world.plans.short("uid-b"), Some((Short::Memory, 38)));
+        assert_eq!(world.plans.short("uid-b"), Some((Short::Memory, 30)));
         let report = proto::FunctionReport {
             r#ref: Some(proto::FunctionRef {
                 uid: "uid-b".to_owned(),
@@ -703,7 +703,7 @@ mod tests {
         };
         world.report("one", serial, report);
         round(&world, now());
-        assert_eq!(targets(&mut pod), expected(&[("b", 19)]));
+        assert_eq!(targets(&mut pod), expected(&[("b", 15)]));
     }
 
     #[test]
