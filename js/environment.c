@@ -81,31 +81,133 @@ static bool run_jobs(void)
     return ran == 0;
 }
 
+// The user's modules while they are compiled, the main one first.
+static struct {
+    exports_hearth_javascript_environment_list_module_t list;
+    // Of each that is compiled by now.
+    JSModuleDef **definitions;
+} given;
+
+// What `compile` made of them, where there are several: each is read when it is imported, which may be in a call.
+static javascript_list_u8_t bytecode;
+
+// What stands before each module in that: the lengths of its name and of its code, which follow.
+struct heading {
+    uint32_t name, code;
+};
+
+static bool is_ours(const char *name)
+{
+    return strncmp(name, "hearth:", 7) == 0;
+}
+
+// The name of the module that `base` imports as `name`: one that begins with a dot is relative to it.
 static char *normalize(JSContext *ctx, const char *base, const char *name, void *opaque)
 {
-    if (strncmp(base, "hearth:", 7) != 0) {
-        // The one of Node's modules that no bundle can bring: it follows what the engine does.
-        if (strcmp(name, "node:async_hooks") == 0)
-            return js_strdup(ctx, "hearth:async_hooks.js");
-        JS_ThrowTypeError(ctx, "\"%s\" cannot be imported: a function is one module; bundle what it needs into it", name);
+    // The one of Node's modules that no bundle can bring: it follows what the engine does.
+    if (!is_ours(base) && strcmp(name, "node:async_hooks") == 0)
+        return js_strdup(ctx, "hearth:async_hooks.js");
+    const char *rest = is_ours(base) ? base + strlen("hearth:") : base;
+    size_t length = strlen(base) + strlen(name) + 1;
+    char *whole = js_mallocz(ctx, length);
+    if (!whole)
+        return NULL;
+    if (name[0] != '.') {
+        strlcpy(whole, name, length);
+    } else {
+        const char *end = strrchr(rest, '/');
+        size_t folder = end ? (size_t)(end + 1 - base) : (size_t)(rest - base);
+        memcpy(whole, base, folder);
+        for (;;) {
+            if (strncmp(name, "./", 2) == 0) {
+                name += 2;
+            } else if (strncmp(name, "../", 3) == 0) {
+                name += 3;
+                // The folder above; there is none above the first.
+                while (folder > 0 && whole[--folder] && (folder == 0 || whole[folder - 1] != '/')) {}
+                whole[folder] = 0;
+            } else {
+                break;
+            }
+        }
+        strlcpy(whole + folder, name, length - folder);
+    }
+    if (is_ours(whole) && !is_ours(base)) {
+        JS_ThrowTypeError(ctx, "\"%s\" cannot be imported: it is the environment's own", name);
+        js_free(ctx, whole);
         return NULL;
     }
-    // "./name.js" of the environment's own modules.
-    char whole[64] = "hearth:";
-    if (strncmp(name, "./", 2) == 0)
-        strlcat(whole, name + 2, sizeof(whole));
+    return whole;
+}
+
+static JSValue compile_source(JSContext *ctx, const char *text, size_t length, const char *name)
+{
+    return JS_Eval(ctx, text, length, name, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
+}
+
+// Compiles one of the user's modules, and what it imports.
+static JSModuleDef *compile_given(JSContext *ctx, size_t index)
+{
+    javascript_string_t *name = &given.list.ptr[index].name, *source = &given.list.ptr[index].source;
+    // Both end with a zero for the engine.
+    char *file = calloc(1, name->len + 1), *text = calloc(1, source->len + 1);
+    if (!file || !text)
+        abort();
+    memcpy(file, name->ptr, name->len);
+    memcpy(text, source->ptr, source->len);
+    JSValue module = compile_source(ctx, text, source->len, file);
+    free(file);
+    free(text);
+    if (JS_IsException(module))
+        return NULL;
+    return given.definitions[index] = JS_VALUE_GET_PTR(module);
+}
+
+// Reads a compiled module by its name, or without one the first, and says how much of all it is; undefined where there is none.
+static JSValue read_compiled(JSContext *ctx, const char *name, size_t *length)
+{
+    struct heading heading;
+    for (size_t at = 0; at < bytecode.len; at += heading.name + heading.code) {
+        memcpy(&heading, bytecode.ptr + at, sizeof(heading));
+        at += sizeof(heading);
+        const uint8_t *known = bytecode.ptr + at;
+        if (name && (strlen(name) != heading.name || memcmp(name, known, heading.name) != 0))
+            continue;
+        *length = sizeof(heading) + heading.name + heading.code;
+        return JS_ReadObject(ctx, known + heading.name, heading.code, JS_READ_OBJ_BYTECODE);
+    }
+    return JS_UNDEFINED;
+}
+
+static JSModuleDef *load_given(JSContext *ctx, const char *name)
+{
+    for (size_t i = 0; i < given.list.len; i++) {
+        javascript_string_t *known = &given.list.ptr[i].name;
+        if (known->len == strlen(name) && memcmp(known->ptr, name, known->len) == 0)
+            return compile_given(ctx, i);
+    }
+    size_t length;
+    JSValue module = read_compiled(ctx, name, &length);
+    if (JS_IsException(module))
+        return NULL;
+    if (!JS_IsUndefined(module))
+        return JS_VALUE_GET_PTR(module);
+    if (given.list.len > 1 || bytecode.len > 0)
+        JS_ThrowTypeError(ctx, "\"%s\" cannot be imported: it is none of the modules that came", name);
     else
-        strlcpy(whole, name, sizeof(whole));
-    return js_strdup(ctx, whole);
+        JS_ThrowTypeError(ctx, "\"%s\" cannot be imported: a function is one module; bundle what it needs into it", name);
+    return NULL;
 }
 
 static JSModuleDef *load_source(JSContext *ctx, const char *name, void *opaque)
 {
+    if (!is_ours(name))
+        return load_given(ctx, name);
     if (strcmp(name, "hearth:host") == 0)
         return host_module(ctx);
     for (size_t i = 0; i < sizeof(SOURCES) / sizeof(*SOURCES); i++) {
         if (strcmp(SOURCES[i].name, name + strlen("hearth:")) == 0) {
-            JSValue module = JS_Eval(ctx, SOURCES[i].text, SOURCES[i].length, name, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
+            JSValue module = compile_source(ctx, SOURCES[i].text, SOURCES[i].length, name);
             if (JS_IsException(module))
                 return NULL;
             JSModuleDef *definition = JS_VALUE_GET_PTR(module);
@@ -225,46 +327,69 @@ static bool refuse_thrown(uint8_t kind, exports_hearth_javascript_environment_lo
     return refuse(kind, JS_GetException(context), error);
 }
 
-bool exports_hearth_javascript_environment_compile(javascript_string_t *name, javascript_string_t *source,
+// Appends one module to what `compile` makes.
+static bool append_module(size_t index, javascript_list_u8_t *to)
+{
+    // Without the source, which would be half of it: only Function.prototype.toString asks for that.
+    JSValue module = JS_MKPTR(JS_TAG_MODULE, given.definitions[index]);
+    size_t length;
+    uint8_t *bytes = JS_WriteObject(context, &length, module, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
+    if (!bytes)
+        return false;
+    javascript_string_t *name = &given.list.ptr[index].name;
+    struct heading heading = {.name = (uint32_t)name->len, .code = (uint32_t)length};
+    // The engine's memory is not malloc's, which frees what is returned.
+    uint8_t *larger = realloc(to->ptr, to->len + sizeof(heading) + name->len + length);
+    if (!larger)
+        abort();
+    to->ptr = larger;
+    memcpy(to->ptr + to->len, &heading, sizeof(heading));
+    to->len += sizeof(heading);
+    memcpy(to->ptr + to->len, name->ptr, name->len);
+    to->len += name->len;
+    memcpy(to->ptr + to->len, bytes, length);
+    to->len += length;
+    js_free(context, bytes);
+    return true;
+}
+
+bool exports_hearth_javascript_environment_compile(exports_hearth_javascript_environment_list_module_t *modules,
                                                    javascript_list_u8_t *compiled,
                                                    exports_hearth_javascript_environment_load_error_t *error)
 {
     enter();
-    // Both end with a zero for the engine.
-    char *file = calloc(1, name->len + 1), *text = calloc(1, source->len + 1);
-    if (!file || !text)
+    given.list = *modules;
+    given.definitions = calloc(modules->len + 1, sizeof(*given.definitions));
+    if (!given.definitions)
         abort();
-    memcpy(file, name->ptr, name->len);
-    memcpy(text, source->ptr, source->len);
-    JSValue module = JS_Eval(context, text, source->len, file, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
-    free(file);
-    free(text);
-    javascript_string_free(name);
-    javascript_string_free(source);
-    if (JS_IsException(module))
-        return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
-    // Without the source, which would be half of it: only Function.prototype.toString asks for that.
-    size_t length;
-    uint8_t *bytes = JS_WriteObject(context, &length, module, JS_WRITE_OBJ_BYTECODE | JS_WRITE_OBJ_STRIP_SOURCE);
-    JS_FreeValue(context, module);
-    if (!bytes)
-        return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
-    // The engine's memory is not malloc's, which frees what is returned.
-    compiled->ptr = malloc(length);
-    compiled->len = length;
-    if (!compiled->ptr)
-        abort();
-    memcpy(compiled->ptr, bytes, length);
-    js_free(context, bytes);
-    return true;
+    *compiled = (javascript_list_u8_t){0};
+    bool is_well = true;
+    // Those too that nobody imports at first: they may be imported when the code runs.
+    for (size_t i = 0; is_well && i < modules->len; i++)
+        is_well = given.definitions[i] || compile_given(context, i);
+    for (size_t i = 0; is_well && i < modules->len; i++)
+        is_well = append_module(i, compiled);
+    exports_hearth_javascript_environment_list_module_free(modules);
+    given.list.len = 0;
+    free(given.definitions);
+    if (is_well)
+        return true;
+    free(compiled->ptr);
+    return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
 }
 
 bool exports_hearth_javascript_environment_load(javascript_list_u8_t *compiled,
                                                 exports_hearth_javascript_environment_load_error_t *error)
 {
     enter();
-    JSValue module = JS_ReadObject(context, compiled->ptr, compiled->len, JS_READ_OBJ_BYTECODE);
-    javascript_list_u8_free(compiled);
+    bytecode = *compiled;
+    // What it imports is read with it.
+    size_t length;
+    JSValue module = read_compiled(context, NULL, &length);
+    if (length == bytecode.len) {
+        javascript_list_u8_free(&bytecode);
+        bytecode.len = 0;
+    }
     if (JS_IsException(module) || JS_ResolveModule(context, module) < 0)
         return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_COMPILE, error);
 

@@ -11,11 +11,13 @@
 
 // What JavaScript holds of the host, under a number. Each can be waited for.
 struct entry {
-    enum { INPUT, OUTPUT, CALL, TIMER } kind;
+    enum { INPUT, OUTPUT, CALL, TIMER, WORKER, EXECUTION } kind;
     int id;
     bool has_pollable;
     bool is_waited_for;
     wasi_io_poll_own_pollable_t pollable;
+    // When a timer is due, in nanoseconds of the host's clock.
+    uint64_t due;
     // Resolves the promise of who waits.
     JSValue resolve;
     union {
@@ -28,6 +30,8 @@ struct entry {
             wasi_http_types_own_output_stream_t stream;
         } output;
         wasi_http_types_own_future_incoming_response_t call;
+        hearth_loader_loader_own_worker_t worker;
+        hearth_loader_loader_own_execution_t execution;
     };
 };
 
@@ -140,6 +144,12 @@ static void release(JSContext *ctx, struct entry *entry)
     case CALL:
         wasi_http_types_future_incoming_response_drop_own(entry->call);
         break;
+    case WORKER:
+        hearth_loader_loader_worker_drop_own(entry->worker);
+        break;
+    case EXECUTION:
+        hearth_loader_loader_execution_drop_own(entry->execution);
+        break;
     case TIMER:
         break;
     }
@@ -164,7 +174,11 @@ static void subscribe(struct entry *entry)
     case CALL:
         entry->pollable = wasi_http_types_method_future_incoming_response_subscribe(wasi_http_types_borrow_future_incoming_response(entry->call));
         break;
+    case EXECUTION:
+        entry->pollable = hearth_loader_loader_method_execution_subscribe(hearth_loader_loader_borrow_execution(entry->execution));
+        break;
     case TIMER:
+    case WORKER:
         break;
     }
     entry->has_pollable = true;
@@ -188,8 +202,14 @@ bool host_wait(JSContext *ctx)
     if (is_waiting) {
         javascript_list_u32_t ready;
         wasi_io_poll_poll(&list, &ready);
+        // Timers that are due together run in the order in which they come due.
         for (size_t i = 0; i < ready.len; i++) {
-            struct entry *entry = find(ids[ready.ptr[i]]);
+            size_t first = i;
+            for (size_t j = i + 1; j < ready.len; j++)
+                if (find(ids[ready.ptr[j]])->due < find(ids[ready.ptr[first]])->due)
+                    first = j;
+            struct entry *entry = find(ids[ready.ptr[first]]);
+            ready.ptr[first] = ready.ptr[i];
             JSValue resolve = entry->resolve;
             entry->resolve = JS_UNDEFINED;
             entry->is_waited_for = false;
@@ -210,7 +230,7 @@ static JSValue js_wait(JSContext *ctx, JSValueConst self, int argc, JSValueConst
     if (JS_ToInt32(ctx, &id, argv[0]) < 0)
         return JS_EXCEPTION;
     struct entry *entry = find(id);
-    if (!entry)
+    if (!entry || entry->kind == WORKER)
         return JS_ThrowTypeError(ctx, "the stream or call was ended already");
     if (entry->is_waited_for)
         return JS_ThrowTypeError(ctx, "somebody waits for the stream or call already");
@@ -254,7 +274,9 @@ static JSValue js_timer(JSContext *ctx, JSValueConst self, int argc, JSValueCons
     struct entry *entry = add(ctx, TIMER);
     if (!entry)
         return JS_EXCEPTION;
-    entry->pollable = wasi_clocks_monotonic_clock_subscribe_duration((uint64_t)(milliseconds * 1e6));
+    uint64_t nanoseconds = (uint64_t)(milliseconds * 1e6);
+    entry->due = clock_monotonic() + nanoseconds;
+    entry->pollable = wasi_clocks_monotonic_clock_subscribe_duration(nanoseconds);
     entry->has_pollable = true;
     return JS_NewInt32(ctx, entry->id);
 }
@@ -690,12 +712,29 @@ static void set_method(JSContext *ctx, wasi_http_types_borrow_outgoing_request_t
     wasi_http_types_method_outgoing_request_set_method(request, &method);
 }
 
-// fetch(method, scheme, authority, path, headers, hasBody): the call, and the stream of the body, 0 where there is none.
+// Sends a request over the network, or where `worker` names one, to loaded code.
+static bool hand_over(struct entry *worker, wasi_http_types_own_outgoing_request_t request,
+                      wasi_http_types_own_future_incoming_response_t *future,
+                      hearth_loader_loader_own_execution_t *execution, wasi_http_types_error_code_t *error)
+{
+    if (!worker)
+        return wasi_http_outgoing_handler_handle(request, NULL, future, error);
+    if (!hearth_loader_loader_method_worker_call(hearth_loader_loader_borrow_worker(worker->worker), request, execution, error))
+        return false;
+    // It is there until it is taken.
+    return hearth_loader_loader_method_execution_response(hearth_loader_loader_borrow_execution(*execution), future);
+}
+
+// fetch(method, scheme, authority, path, headers, hasBody, worker): the call, the stream of the body, 0 where there is none, and
+// where `worker` is one, the execution.
 static JSValue js_fetch(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
     javascript_string_t texts[4] = {0};
     wasi_http_types_own_fields_t fields;
     if (!check_called(ctx, "calls out"))
+        return JS_EXCEPTION;
+    struct entry *worker = NULL;
+    if (!JS_IsUndefined(argv[6]) && !(worker = entry_of(ctx, argv[6], WORKER)))
         return JS_EXCEPTION;
     bool is_well = true;
     for (int i = 0; is_well && i < 4; i++)
@@ -711,14 +750,16 @@ static JSValue js_fetch(JSContext *ctx, JSValueConst self, int argc, JSValueCons
                   wasi_http_types_method_outgoing_request_set_path_with_query(lent, &texts[3]);
         wasi_http_types_own_outgoing_body_t body;
         bool has_body = JS_ToBool(ctx, argv[5]) && wasi_http_types_method_outgoing_request_body(lent, &body);
-        wasi_http_outgoing_handler_own_future_incoming_response_t future;
-        wasi_http_outgoing_handler_error_code_t error;
+        wasi_http_types_own_future_incoming_response_t future;
+        hearth_loader_loader_own_execution_t execution;
+        wasi_http_types_error_code_t error;
         if (!is_well) {
             if (has_body)
                 wasi_http_types_outgoing_body_drop_own(body);
             wasi_http_types_outgoing_request_drop_own(request);
             JS_ThrowTypeError(ctx, "the host or the path of the URL cannot be sent");
-        } else if (wasi_http_outgoing_handler_handle(request, NULL, &future, &error)) {
+        } else if (hand_over(worker, request, &future, &execution, &error)) {
+            bool has_execution = worker != NULL;
             int output = has_body ? add_output(ctx, body)->id : 0;
             struct entry *entry = add(ctx, CALL);
             if (!entry)
@@ -728,6 +769,13 @@ static JSValue js_fetch(JSContext *ctx, JSValueConst self, int argc, JSValueCons
             uint32_t length = 0;
             push(ctx, result, &length, JS_NewInt32(ctx, entry->id));
             push(ctx, result, &length, JS_NewInt32(ctx, output));
+            if (has_execution) {
+                entry = add(ctx, EXECUTION);
+                if (!entry)
+                    abort();
+                entry->execution = execution;
+                push(ctx, result, &length, JS_NewInt32(ctx, entry->id));
+            }
         } else {
             if (has_body)
                 wasi_http_types_outgoing_body_drop_own(body);
@@ -762,6 +810,165 @@ static JSValue js_answer(JSContext *ctx, JSValueConst self, int argc, JSValueCon
     bool has_body = wasi_http_types_method_incoming_response_consume(lent, &body);
     push(ctx, list, &length, JS_NewInt32(ctx, has_body ? add_input(ctx, body)->id : 0));
     wasi_http_types_incoming_response_drop_own(response);
+    return list;
+}
+
+// Loaded code.
+
+// The elements of an array of strings, to be freed with the list.
+static bool strings_of(JSContext *ctx, JSValueConst array, javascript_list_string_t *list)
+{
+    int64_t length;
+    *list = (javascript_list_string_t){0};
+    if (JS_GetLength(ctx, array, &length) < 0)
+        return false;
+    list->ptr = malloc((size_t)length * sizeof(*list->ptr) + 1);
+    if (!list->ptr) {
+        JS_ThrowOutOfMemory(ctx);
+        return false;
+    }
+    for (int64_t i = 0; i < length; i++) {
+        JSValue value = JS_GetPropertyInt64(ctx, array, i);
+        bool is_well = string_of(ctx, value, &list->ptr[list->len]);
+        JS_FreeValue(ctx, value);
+        if (!is_well)
+            return false;
+        list->len++;
+    }
+    return true;
+}
+
+static bool number_of(JSContext *ctx, JSValueConst array, uint32_t index, bool *is_some, uint64_t *number)
+{
+    JSValue value = JS_GetPropertyUint32(ctx, array, index);
+    double given = 0;
+    *is_some = !JS_IsUndefined(value);
+    bool is_well = !*is_some || JS_ToFloat64(ctx, &given, value) == 0;
+    JS_FreeValue(ctx, value);
+    *number = given > 0 ? (uint64_t)given : 0;
+    return is_well;
+}
+
+// load(main, modules, env, functions, egress, limits): the worker. Modules and env are names and texts in turn; limits are
+// memory in bytes, deadline and processor time in milliseconds, and calls out, each undefined where it is not asked for.
+static JSValue js_load(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    // A list of pairs is in memory what a list of names and texts in turn is.
+    static_assert(sizeof(hearth_loader_loader_module_t) == 2 * sizeof(javascript_string_t));
+    static_assert(sizeof(javascript_tuple2_string_string_t) == 2 * sizeof(javascript_string_t));
+    hearth_loader_loader_code_t code = {0};
+    javascript_list_string_t modules = {0}, env = {0};
+    uint64_t deadline, cpu, calls;
+    JSValue result = JS_EXCEPTION;
+    if (check_called(ctx, "loading code") && string_of(ctx, argv[0], &code.main_module) && strings_of(ctx, argv[1], &modules) &&
+        strings_of(ctx, argv[2], &env) && strings_of(ctx, argv[3], &code.functions) && strings_of(ctx, argv[4], &code.egress) &&
+        number_of(ctx, argv[5], 0, &code.limits.memory_bytes.is_some, &code.limits.memory_bytes.val) &&
+        number_of(ctx, argv[5], 1, &code.limits.deadline_ms.is_some, &deadline) &&
+        number_of(ctx, argv[5], 2, &code.limits.cpu_ms.is_some, &cpu) &&
+        number_of(ctx, argv[5], 3, &code.limits.outbound_calls.is_some, &calls)) {
+        code.limits.deadline_ms.val = deadline < UINT32_MAX ? (uint32_t)deadline : UINT32_MAX;
+        code.limits.cpu_ms.val = cpu < UINT32_MAX ? (uint32_t)cpu : UINT32_MAX;
+        code.limits.outbound_calls.val = calls < UINT32_MAX ? (uint32_t)calls : UINT32_MAX;
+        code.modules.ptr = (hearth_loader_loader_module_t *)modules.ptr;
+        code.modules.len = modules.len / 2;
+        code.env.ptr = (javascript_tuple2_string_string_t *)env.ptr;
+        code.env.len = env.len / 2;
+        hearth_loader_loader_own_worker_t worker;
+        javascript_string_t problem;
+        if (hearth_loader_loader_load(&code, &worker, &problem)) {
+            struct entry *entry = add(ctx, WORKER);
+            if (!entry)
+                abort();
+            entry->worker = worker;
+            result = JS_NewInt32(ctx, entry->id);
+        } else {
+            JS_ThrowTypeError(ctx, "the code is not loaded: %.*s", (int)problem.len, (char *)problem.ptr);
+            javascript_string_free(&problem);
+        }
+    }
+    javascript_string_free(&code.main_module);
+    javascript_list_string_free(&modules);
+    javascript_list_string_free(&env);
+    javascript_list_string_free(&code.functions);
+    javascript_list_string_free(&code.egress);
+    return result;
+}
+
+static JSValue text_of(JSContext *ctx, const javascript_string_t *text)
+{
+    return JS_NewStringLen(ctx, (char *)text->ptr, text->len);
+}
+
+// next(execution): undefined where nothing has happened; the number, name and arguments of a call back; or how it ended.
+static JSValue js_next(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    struct entry *entry = entry_of(ctx, argv[0], EXECUTION);
+    if (!entry)
+        return JS_EXCEPTION;
+    hearth_loader_loader_event_t event;
+    if (!hearth_loader_loader_method_execution_next(hearth_loader_loader_borrow_execution(entry->execution), &event))
+        return JS_UNDEFINED;
+    JSValue list = JS_NewArray(ctx);
+    uint32_t length = 0;
+    if (event.tag == HEARTH_LOADER_LOADER_EVENT_INVOKED) {
+        push(ctx, list, &length, JS_NewUint32(ctx, event.val.invoked.id));
+        push(ctx, list, &length, text_of(ctx, &event.val.invoked.name));
+        push(ctx, list, &length, text_of(ctx, &event.val.invoked.arguments));
+    } else {
+        hearth_loader_loader_report_t *report = &event.val.ended;
+        JSValue log = JS_NewArray(ctx);
+        uint32_t lines = 0;
+        for (size_t i = 0; i < report->log.len; i++) {
+            push(ctx, log, &lines, JS_NewBool(ctx, report->log.ptr[i].is_error));
+            push(ctx, log, &lines, text_of(ctx, &report->log.ptr[i].text));
+        }
+        push(ctx, list, &length, text_of(ctx, &report->outcome));
+        push(ctx, list, &length, text_of(ctx, &report->start));
+        push(ctx, list, &length, text_of(ctx, &report->problem));
+        push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->duration_us / 1e3));
+        push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->cpu_us / 1e3));
+        push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->memory_bytes));
+        push(ctx, list, &length, log);
+        push(ctx, list, &length, JS_NewUint32(ctx, report->dropped_lines));
+    }
+    hearth_loader_loader_event_free(&event);
+    return list;
+}
+
+// reply(execution, number, isError, text)
+static JSValue js_reply(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    struct entry *entry = entry_of(ctx, argv[0], EXECUTION);
+    uint32_t id;
+    javascript_string_t text;
+    if (!entry || JS_ToUint32(ctx, &id, argv[1]) < 0 || !string_of(ctx, argv[3], &text))
+        return JS_EXCEPTION;
+    hearth_loader_loader_result_string_string_t answer = {.is_err = JS_ToBool(ctx, argv[2]), .val.ok = text};
+    hearth_loader_loader_method_execution_reply(hearth_loader_loader_borrow_execution(entry->execution), id, &answer);
+    javascript_string_free(&text);
+    return JS_UNDEFINED;
+}
+
+// bindings(): whether code may be loaded, names and JSON in turn of the env that loaded code is given, and names of functions.
+static JSValue js_bindings(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    hearth_loader_bindings_given_t given;
+    hearth_loader_bindings_get(&given);
+    JSValue env = JS_NewArray(ctx), functions = JS_NewArray(ctx), list = JS_NewArray(ctx);
+    uint32_t length = 0;
+    for (size_t i = 0; i < given.env.len; i++) {
+        push(ctx, env, &length, text_of(ctx, &given.env.ptr[i].f0));
+        push(ctx, env, &length, text_of(ctx, &given.env.ptr[i].f1));
+    }
+    length = 0;
+    for (size_t i = 0; i < given.functions.len; i++)
+        push(ctx, functions, &length, text_of(ctx, &given.functions.ptr[i]));
+    length = 0;
+    push(ctx, list, &length, JS_NewBool(ctx, given.may_load));
+    push(ctx, list, &length, env);
+    push(ctx, list, &length, functions);
+    javascript_list_tuple2_string_string_free(&given.env);
+    javascript_list_string_free(&given.functions);
     return list;
 }
 
@@ -855,6 +1062,7 @@ static JSValue js_set_context(JSContext *ctx, JSValueConst self, int argc, JSVal
 
 static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("answer", 1, js_answer),
+    JS_CFUNC_DEF("bindings", 0, js_bindings),
     JS_CFUNC_DEF("close", 1, js_close),
     JS_CFUNC_DEF("context", 0, js_context),
     JS_CFUNC_DEF("decode", 2, js_decode),
@@ -863,13 +1071,16 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("encode", 1, js_encode),
     JS_CFUNC_DEF("environment", 0, js_environment),
     JS_CFUNC_DEF("fail", 2, js_fail),
-    JS_CFUNC_DEF("fetch", 6, js_fetch),
+    JS_CFUNC_DEF("fetch", 7, js_fetch),
     JS_CFUNC_DEF("finish", 1, js_finish),
+    JS_CFUNC_DEF("load", 6, js_load),
     JS_CFUNC_DEF("log", 2, js_log),
+    JS_CFUNC_DEF("next", 1, js_next),
     JS_CFUNC_DEF("now", 0, js_now),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("randomNumber", 0, js_random_number),
     JS_CFUNC_DEF("read", 2, js_read),
+    JS_CFUNC_DEF("reply", 4, js_reply),
     JS_CFUNC_DEF("request", 0, js_request),
     JS_CFUNC_DEF("respond", 3, js_respond),
     JS_CFUNC_DEF("setContext", 1, js_set_context),

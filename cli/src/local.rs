@@ -134,6 +134,7 @@ impl Local {
             digest: String::new(),
             artifact: self.artifact.clone(),
             module,
+            environment: None,
             listener,
             stdout: self.stdout.clone(),
             stderr: self.stderr.clone(),

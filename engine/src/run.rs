@@ -343,6 +343,8 @@ impl Rim {
         // Behind those that every function has.
         let has_source = !place.module.is_empty() && descriptors.len() > 4;
         let source = has_source.then(|| descriptors.remove(4));
+        let has_environment = place.environment && descriptors.len() > 4;
+        let environment = has_environment.then(|| descriptors.remove(4));
         let module = source
             .map(|source| read_module(&place.module, source))
             .transpose()?;
@@ -354,6 +356,10 @@ impl Rim {
             .artifacts
             .shared(artifact, |file| Ok(Artifact::of(file)))
             .map_err(|error| fault(format!("{error:#}")))?;
+        let environment = environment
+            .map(|file| self.artifacts.shared(file, |file| Ok(Artifact::of(file))))
+            .transpose()
+            .map_err(|error| fault(format!("{error:#}")))?;
         let pipe = |pipe| {
             let shared = self.pipes.shared(pipe, Ok);
             shared.map_err(|error| fault(format!("{error:#}")))
@@ -363,6 +369,7 @@ impl Rim {
             digest: place.digest.clone(),
             artifact,
             module,
+            environment,
             listener: TcpListener::from(listener),
             stdout: pipe(stdout)?,
             stderr: pipe(stderr)?,
@@ -381,7 +388,8 @@ impl Rim {
                 error @ (PlaceError::Command
                 | PlaceError::NoCommand
                 | PlaceError::NoModule
-                | PlaceError::NoEnvironment),
+                | PlaceError::NoEnvironment
+                | PlaceError::NoLoader),
             ) => Err((FailureReason::NoEntryPoint, error.to_string())),
             Err(error @ PlaceError::Socket(_)) => Err(fault(error.to_string())),
         }

@@ -45,6 +45,37 @@ export class CustomEvent extends Event {
   }
 }
 
+export class ErrorEvent extends Event {
+  constructor(type, init = {}) {
+    super(type, init);
+    this.message = String(init.message ?? "");
+    this.filename = String(init.filename ?? "");
+    this.lineno = Number(init.lineno ?? 0);
+    this.colno = Number(init.colno ?? 0);
+    this.error = init.error;
+  }
+}
+
+export class MessageEvent extends Event {
+  constructor(type, init = {}) {
+    super(type, init);
+    this.data = init.data ?? null;
+    this.origin = String(init.origin ?? "");
+    this.lastEventId = String(init.lastEventId ?? "");
+    this.source = init.source ?? null;
+    this.ports = Object.freeze([...(init.ports ?? [])]);
+  }
+}
+
+export class PromiseRejectionEvent extends Event {
+  constructor(type, init) {
+    if (!(init?.promise instanceof Promise)) throw new TypeError("a rejection has a promise");
+    super(type, init);
+    this.promise = init.promise;
+    this.reason = init.reason;
+  }
+}
+
 export class EventTarget {
   #listeners = new Map();
 

@@ -9,6 +9,7 @@ import { TextDecoder, TextEncoder } from "./encoding.js";
 import * as events from "./events.js";
 import { fetch, send } from "./fetch.js";
 import { Headers, Request, Response, headersList, incomingRequest, useBody } from "./http.js";
+import { beginCall, environment } from "./loader.js";
 import * as streams from "./streams.js";
 import { clearTimeout, clearTimers, setInterval, setTimeout } from "./timers.js";
 import { URL, URLSearchParams } from "./url.js";
@@ -151,7 +152,8 @@ async function serve() {
   };
   try {
     const [method, url, list, handle] = host.request();
-    env ??= host.environment();
+    beginCall();
+    env ??= environment();
     await respond(await handler.fetch(incomingRequest(method, url, list, handle), env, ctx));
   } catch (error) {
     const text = `uncaught ${described(error)}`;

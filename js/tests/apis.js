@@ -88,6 +88,15 @@ const CHECKS = {
     },
   },
   "Event, EventTarget, CustomEvent": {
+    async "ErrorEvent, MessageEvent, PromiseRejectionEvent"() {
+      const error = new RangeError("far");
+      const event = new ErrorEvent("error", { message: "m", lineno: 3, error });
+      equal([event.type, event.message, event.lineno, event.error === error], ["error", "m", 3, true]);
+      equal(new MessageEvent("message", { data: [1] }).data, [1]);
+      const promise = Promise.resolve();
+      equal(new PromiseRejectionEvent("unhandledrejection", { promise, reason: 4 }).reason, 4);
+      await throws(() => new PromiseRejectionEvent("x", {}), "TypeError");
+    },
     async "listeners, once, dispatch"() {
       const target = new EventTarget();
       const heard = [];
@@ -351,6 +360,26 @@ const CHECKS = {
   },
 };
 
+// Every name of ECMA-429, the minimum common API of WinterTC, 2025.
+const MINIMUM = `AbortController AbortSignal Blob ByteLengthQueuingStrategy CompressionStream CountQueuingStrategy Crypto CryptoKey
+  CustomEvent DOMException DecompressionStream ErrorEvent Event EventTarget File FormData Headers MessageChannel MessageEvent
+  MessagePort PromiseRejectionEvent ReadableByteStreamController ReadableStream ReadableStreamBYOBReader ReadableStreamBYOBRequest
+  ReadableStreamDefaultController ReadableStreamDefaultReader Request Response SubtleCrypto TextDecoder TextDecoderStream
+  TextEncoder TextEncoderStream TransformStream TransformStreamDefaultController URL URLPattern URLSearchParams WebAssembly
+  WritableStream WritableStreamDefaultController WritableStreamDefaultWriter atob btoa clearInterval clearTimeout console crypto
+  fetch globalThis navigator onerror onrejectionhandled onunhandledrejection performance queueMicrotask reportError self
+  setInterval setTimeout structuredClone`.split(/\s+/);
+
+/** Which of those are there, and which are not. */
+function minimum() {
+  const group = "ECMA-429";
+  const [there, missing] = [true, false].map((wanted) => MINIMUM.filter((name) => name in globalThis === wanted).join(", "));
+  return [
+    { group, name: there, problem: null },
+    { group, name: missing, problem: "not there" },
+  ];
+}
+
 export default {
   async fetch(request, env) {
     const results = [];
@@ -364,6 +393,6 @@ export default {
         }
       }
     }
-    return Response.json(results);
+    return Response.json([...results, ...minimum()]);
   },
 };

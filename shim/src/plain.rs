@@ -82,6 +82,7 @@ pub fn wanted(id: &str, spec: &Spec, source: Source) -> Result<Wanted, InvalidSe
                 env: spec.guest_env(),
                 args: spec.process.args.clone(),
                 debug: false,
+                loader: None,
             },
             target: setting(spec, "hearth.dev/warm", warm)?.unwrap_or(1),
             reuse: None,

@@ -1,8 +1,8 @@
 //! From a bundle's name to a verified artifact: cache, else pull, else compile.
 
+mod environment;
 mod pulls;
 
-use std::fs::File;
 use std::io::Cursor;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use crate::compile;
 use crate::config::Config;
 use crate::containerd::Containerd;
 
+use environment::Environment;
 use pulls::Pulls;
 
 /// Bundles of one container that are looked for in containerd's store at once; the rest waits for at most as long as these
@@ -46,6 +47,8 @@ pub struct Image {
     pub digest: Option<String>,
     /// Whether an image that is not on the node may be pulled. Kubelet has pulled a plain pod's.
     pub pull: bool,
+    /// Whether the JavaScript environment comes with it, for code that it loads.
+    pub loads: bool,
 }
 
 /// A bundle that can be placed.
@@ -61,6 +64,8 @@ pub struct Prepared {
     pub artifact: Arc<OwnedFd>,
     /// A module for it, as a sealed memory file.
     pub module: Option<Arc<OwnedFd>>,
+    /// The artifact of the JavaScript environment, for code that a component loads.
+    pub environment: Option<Arc<OwnedFd>>,
     /// How it came here.
     pub placement: Placement,
     /// The word for the first call that needed it.
@@ -73,7 +78,7 @@ pub struct Preparer {
     containerd: Containerd,
     cache: Cache,
     engine: PathBuf,
-    javascript: PathBuf,
+    javascript: Environment,
     cgroup: Option<Cgroup>,
     deadline: Duration,
     looks: Semaphore,
@@ -88,7 +93,7 @@ impl Preparer {
             containerd,
             cache: Cache::new(&config.state_dir, config.cache_bytes),
             engine: config.engine.clone(),
-            javascript: config.javascript.clone(),
+            javascript: Environment::new(&config.javascript),
             cgroup,
             deadline: Duration::from_millis(config.compile_deadline_ms.into()),
             looks: Semaphore::new(LOOKS),
@@ -118,6 +123,24 @@ impl Preparer {
                 return self.module(fingerprint, digest, module, 0, on_state).await;
             }
         };
+        let prepared = self.image(fingerprint, source, &on_state).await?;
+        // What a module runs in is what it loads code into.
+        if !source.loads || prepared.module.is_some() {
+            return Ok(prepared);
+        }
+        let environment = self.environment(fingerprint, 0, on_state).await?;
+        Ok(Prepared {
+            environment: Some(environment.artifact),
+            ..prepared
+        })
+    }
+
+    async fn image(
+        &self,
+        fingerprint: &str,
+        source: &Image,
+        on_state: impl Fn(State),
+    ) -> Result<Prepared, Failure> {
         // The path of an activation on a node that knows the bundle: one file, no containerd.
         if let Some(digest) = &source.digest
             && let Some(artifact) = self.lookup(fingerprint, digest).await?
@@ -160,38 +183,42 @@ impl Preparer {
         pull_ms: u32,
         on_state: impl Fn(State),
     ) -> Result<Prepared, Failure> {
-        let path = self.javascript.clone();
-        let read = move || {
-            let mut file = File::open(path)?;
-            let (environment, _) = artifact::hash(&mut file)?;
-            Ok((file, format!("sha256:{environment}")))
-        };
-        let (file, environment) = blocking(read).await.map_err(|error| {
-            let path = self.javascript.display();
+        let environment = self.environment(fingerprint, pull_ms, on_state).await?;
+        Ok(Prepared {
+            digest,
+            module: Some(Arc::new(module)),
+            ..environment
+        })
+    }
+
+    /// The JavaScript environment, for a bundle whose pull took `pull_ms`.
+    async fn environment(
+        &self,
+        fingerprint: &str,
+        pull_ms: u32,
+        on_state: impl Fn(State),
+    ) -> Result<Prepared, Failure> {
+        let environment = self.javascript.clone();
+        let opened = blocking(move || environment.open()).await;
+        let (file, digest) = opened.map_err(|error| {
+            let path = self.javascript.path().display();
             Failure::node(
                 &format!("reading the JavaScript environment, which the installer puts at {path}"),
                 error,
             )
         })?;
-        let prepared = match self.lookup(fingerprint, &environment).await? {
-            Some(artifact) => self.found(fingerprint, environment, artifact, pull_ms),
-            None => {
-                on_state(State::Compiling);
-                let bundle = Bundle {
-                    name: "the JavaScript environment".to_owned(),
-                    digest: environment,
-                    input: BundleInput::Wasm,
-                    pull_ms,
-                };
-                let fetch = async || Ok(vec![file.into()]);
-                self.compile(fingerprint, bundle, fetch).await?
-            }
-        };
-        Ok(Prepared {
+        if let Some(artifact) = self.lookup(fingerprint, &digest).await? {
+            return Ok(self.found(fingerprint, digest, artifact, pull_ms));
+        }
+        on_state(State::Compiling);
+        let bundle = Bundle {
+            name: "the JavaScript environment".to_owned(),
             digest,
-            module: Some(Arc::new(module)),
-            ..prepared
-        })
+            input: BundleInput::Wasm,
+            pull_ms,
+        };
+        let fetch = async || Ok(vec![file.into()]);
+        self.compile(fingerprint, bundle, fetch).await
     }
 
     fn found(
@@ -213,6 +240,7 @@ impl Preparer {
             },
             artifact: Arc::new(artifact.file.into()),
             module: None,
+            environment: None,
             start: match pull_ms {
                 0 => StartKind::Instantiate,
                 _ => StartKind::Pull,

@@ -112,6 +112,7 @@ impl Workload {
                     image: image_name(around.containerd, id, spec).await?,
                     digest: None,
                     pull: false,
+                    loads: false,
                 });
                 let wanted =
                     plain::wanted(id, spec, source).map_err(|error| invalid(error.to_string()))?;

@@ -8,6 +8,7 @@ mod directions;
 mod fuzz;
 mod images;
 mod peers;
+mod python;
 mod run_inside;
 mod up;
 

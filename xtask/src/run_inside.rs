@@ -11,7 +11,7 @@ use hearth_cluster::{Cluster, Layout, Part, Steps};
 use serde_json::Value;
 
 use crate::images::Build;
-use crate::{bundles, peers, up};
+use crate::{bundles, peers, python, up};
 
 /// Everything after the chore's name, as it stands.
 #[derive(Args)]
@@ -102,6 +102,7 @@ impl E2e {
         };
         // Programs that tests start or put into images.
         build.programs()?;
+        python::install(cluster.layout().repository())?;
         let program = build.executable(
             &[
                 "test",

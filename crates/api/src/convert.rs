@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hearth_contract::function::Capabilities;
-use hearth_contract::{Function, FunctionKey, Limits, Reuse};
+use hearth_contract::{Function, FunctionKey, Limits, Loader, Reuse};
 
 use crate::v1alpha1::{self, AgentFunction, AgentFunctionSpec, ConfigMapKey, FunctionLimits};
 
@@ -84,6 +84,7 @@ pub fn function(object: &AgentFunction, target: u32) -> Result<Function, Invalid
     bundle(&object.spec)?;
     let metadata = &object.metadata;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let limits = limits(object.spec.limits.as_ref())?;
     let egress = object.spec.egress.iter().flat_map(|egress| &egress.allow);
     Ok(Function {
         key: FunctionKey {
@@ -92,7 +93,7 @@ pub fn function(object: &AgentFunction, target: u32) -> Result<Function, Invalid
             name: text(&metadata.name),
         },
         generation: metadata.generation.unwrap_or_default(),
-        limits: limits(object.spec.limits.as_ref())?,
+        limits,
         capabilities: Capabilities {
             egress: egress.map(|rule| rule.parse()).collect::<Result<_, _>>()?,
             env: object
@@ -103,6 +104,7 @@ pub fn function(object: &AgentFunction, target: u32) -> Result<Function, Invalid
                 .collect(),
             args: Vec::new(),
             debug: object.spec.debug.unwrap_or(false),
+            loader: loader(object.spec.loader.as_ref(), &limits)?,
         },
         target,
         reuse: object.spec.reuse.as_ref().map(reuse).transpose()?,
@@ -151,6 +153,73 @@ fn limits(spec: Option<&FunctionLimits>) -> Result<Limits, InvalidSpec> {
         limits.log_bytes_per_second = bytes("limits.logBytesPerSecond", rate, "0", "10Mi")?;
     }
     Ok(limits)
+}
+
+fn loader(spec: Option<&v1alpha1::Loader>, limits: &Limits) -> Result<Option<Loader>, InvalidSpec> {
+    let Some(spec) = spec else { return Ok(None) };
+    let mut loader = Loader {
+        memory_bytes: limits.memory_bytes,
+        deadline: limits.deadline,
+        cpu: limits.cpu,
+        outbound_calls: limits.outbound_calls,
+        ..Loader::default()
+    };
+    if let Some(own) = &spec.limits {
+        if let Some(memory) = &own.memory {
+            let bytes = bytes("loader.limits.memory", memory, "1Mi", "4Gi")?;
+            let bytes = NonZeroU64::new(bytes).expect("its bounds begin above 0");
+            loader.memory_bytes = bytes.min(limits.memory_bytes);
+        }
+        if let Some(millis) = own.deadline_milliseconds {
+            let field = "loader.limits.deadlineMilliseconds";
+            loader.deadline = milliseconds(field, millis, 1..=3_600_000)?.min(limits.deadline);
+        }
+        if let Some(millis) = own.cpu_milliseconds {
+            let field = "loader.limits.cpuMilliseconds";
+            loader.cpu = milliseconds(field, millis, 1..=3_600_000)?.min(limits.cpu);
+        }
+        if let Some(calls) = own.outbound_calls {
+            let calls = number("loader.limits.outboundCalls", calls, 0..=10_000)?;
+            loader.outbound_calls = calls.min(limits.outbound_calls);
+        }
+    }
+    if let Some(calls) = spec.concurrency {
+        loader.concurrency = positive("loader.concurrency", calls, 3_000)?;
+    }
+    if let Some(cache) = &spec.cache {
+        if let Some(memory) = &cache.memory {
+            loader.cache_bytes = bytes("loader.cache.memory", memory, "0", "4Gi")?;
+        }
+        if let Some(seconds) = cache.seconds {
+            let seconds = number("loader.cache.seconds", seconds, 1..=86_400)?;
+            loader.idle = Duration::from_secs(seconds.into());
+        }
+        if let Some(warm) = cache.warm {
+            loader.warm = number("loader.cache.warm", warm, 0..=1_000)?;
+        }
+    }
+    let endpoint = spec.endpoint.iter();
+    let digests = endpoint.flat_map(|endpoint| &endpoint.token_digests);
+    loader.tokens = digests.map(|text| digest(text)).collect::<Result<_, _>>()?;
+    Ok(Some(loader))
+}
+
+/// The bytes of `sha256:` and 64 hexadecimal digits.
+fn digest(text: &str) -> Result<[u8; 32], InvalidSpec> {
+    let wrong = || InvalidSpec::Field {
+        field: "loader.endpoint.tokenDigests",
+        value: text.to_owned(),
+        problem: "no sha256: with 64 hexadecimal digits".to_owned(),
+    };
+    let digits = text.strip_prefix("sha256:").ok_or_else(wrong)?;
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let mut bytes = [0; 32];
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| wrong())?;
+    }
+    Ok(bytes)
 }
 
 fn reuse(spec: &v1alpha1::Reuse) -> Result<Reuse, InvalidSpec> {
@@ -415,6 +484,32 @@ mod tests {
     }
 
     #[test]
+    fn a_loader_is_granted_by_its_field_and_never_more_than_the_function_has() {
+        assert_eq!(function(&object(""), 0).unwrap().capabilities.loader, None);
+        let of = |spec: &str| {
+            let function = function(&object(spec), 0).unwrap();
+            function.capabilities.loader.unwrap()
+        };
+        assert_eq!(of("loader: {}"), Loader::default());
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let set = of(&format!(
+            "limits: {{memory: 32Mi, cpuMilliseconds: 50}}, loader: {{limits: {{memory: 64Mi, cpuMilliseconds: 9, deadlineMilliseconds: 70000, outboundCalls: 3}}, concurrency: 7, cache: {{memory: 1Mi, seconds: 2, warm: 0}}, endpoint: {{tokenDigests: ['{digest}']}}}}"
+        ));
+        let expected = Loader {
+            memory_bytes: NonZeroU64::new(32 << 20).unwrap(),
+            deadline: Duration::from_secs(30),
+            cpu: Duration::from_millis(9),
+            outbound_calls: 3,
+            concurrency: 7.try_into().unwrap(),
+            cache_bytes: 1 << 20,
+            idle: Duration::from_secs(2),
+            warm: 0,
+            tokens: vec![[10; 32]],
+        };
+        assert_eq!(set, expected);
+    }
+
+    #[test]
     fn what_cannot_be_used_is_named() {
         for (spec, word) in [
             ("limits: {memory: lots}", "limits.memory"),
@@ -438,6 +533,13 @@ mod tests {
             ("reuse: {calls: 0}", "reuse.calls"),
             ("reuse: {calls: 1, seconds: 0}", "reuse.seconds"),
             ("egress: {allow: ['ftp://x']}", "egress"),
+            ("loader: {limits: {memory: 1Ki}}", "loader.limits.memory"),
+            ("loader: {concurrency: 0}", "loader.concurrency"),
+            ("loader: {cache: {warm: -1}}", "loader.cache.warm"),
+            (
+                "loader: {endpoint: {tokenDigests: [secret]}}",
+                "loader.endpoint.tokenDigests",
+            ),
         ] {
             let error = function(&object(spec), 0).unwrap_err().to_string();
             assert!(error.contains(word), "{spec}: {error}");

@@ -97,6 +97,50 @@ pub struct Capabilities {
     pub args: Vec<String>,
     /// Callers read what the code threw.
     pub debug: bool,
+    /// Code that comes at run time. `None`: none may be run.
+    pub loader: Option<Loader>,
+}
+
+/// What code that comes at run time may use, each call of it in an instance of its own. A bound that is above the
+/// function's own means that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loader {
+    /// Linear memory of one instance, in bytes.
+    pub memory_bytes: NonZeroU64,
+    /// Wall-clock time of one call.
+    pub deadline: Duration,
+    /// Processor time of one call.
+    pub cpu: Duration,
+    /// Calls out that one call may make.
+    pub outbound_calls: u32,
+    /// Calls that run at once; the next one is refused.
+    pub concurrency: NonZeroU32,
+    /// Memory of code that is kept for the next call, in bytes. The code that was called longest ago goes first.
+    pub cache_bytes: u64,
+    /// Code that was not called for so long is forgotten.
+    pub idle: Duration,
+    /// Instances kept warm, one each of the code that was called again last.
+    pub warm: u32,
+    /// SHA-256 of each token that opens the function's loader to its callers. None: it is closed.
+    pub tokens: Vec<[u8; 32]>,
+}
+
+impl Default for Loader {
+    /// What a manifest with an empty `loader` gets.
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            memory_bytes: limits.memory_bytes,
+            deadline: limits.deadline,
+            cpu: limits.cpu,
+            outbound_calls: limits.outbound_calls,
+            concurrency: limits.concurrency,
+            cache_bytes: 64 << 20,
+            idle: Duration::from_secs(300),
+            warm: 16,
+            tokens: Vec::new(),
+        }
+    }
 }
 
 /// One function: who, how much, what it may touch, how many warm, for how many calls.
@@ -125,6 +169,9 @@ pub enum Invalid {
     /// A bound is zero, which would mean "never".
     #[error("limit {0} is zero")]
     Zero(&'static str),
+    /// The digest of a token has another length.
+    #[error("the digest of a token of the loader has no 32 bytes")]
+    Token,
     /// An egress rule cannot be read.
     #[error(transparent)]
     Egress(#[from] InvalidRule),
@@ -254,7 +301,51 @@ impl TryFrom<proto::Capabilities> for Capabilities {
                 .collect(),
             args: wire.args,
             debug: wire.debug,
+            loader: wire.loader.map(Loader::try_from).transpose()?,
         })
+    }
+}
+
+impl TryFrom<proto::Loader> for Loader {
+    type Error = Invalid;
+
+    fn try_from(wire: proto::Loader) -> Result<Self, Invalid> {
+        let millis = |millis: u32| Duration::from_millis(millis.into());
+        if wire.deadline_ms == 0 {
+            return Err(Invalid::Zero("loader.deadline_ms"));
+        }
+        let tokens = wire.tokens.iter();
+        Ok(Self {
+            memory_bytes: NonZeroU64::new(wire.memory_bytes)
+                .ok_or(Invalid::Zero("loader.memory_bytes"))?,
+            deadline: millis(wire.deadline_ms),
+            cpu: millis(wire.cpu_ms),
+            outbound_calls: wire.outbound_calls,
+            concurrency: NonZeroU32::new(wire.concurrency)
+                .ok_or(Invalid::Zero("loader.concurrency"))?,
+            cache_bytes: wire.cache_bytes,
+            idle: millis(wire.idle_ms),
+            warm: wire.warm,
+            tokens: tokens
+                .map(|token| token.as_slice().try_into().map_err(|_| Invalid::Token))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<Loader> for proto::Loader {
+    fn from(loader: Loader) -> Self {
+        Self {
+            memory_bytes: loader.memory_bytes.get(),
+            deadline_ms: millis(loader.deadline),
+            cpu_ms: millis(loader.cpu),
+            outbound_calls: loader.outbound_calls,
+            concurrency: loader.concurrency.get(),
+            cache_bytes: loader.cache_bytes,
+            idle_ms: millis(loader.idle),
+            warm: loader.warm,
+            tokens: loader.tokens.iter().map(|token| token.to_vec()).collect(),
+        }
     }
 }
 
@@ -273,6 +364,7 @@ impl From<Capabilities> for proto::Capabilities {
                 .collect(),
             args: capabilities.args,
             debug: capabilities.debug,
+            loader: capabilities.loader.map(Into::into),
         }
     }
 }
@@ -346,6 +438,14 @@ mod tests {
                 log_bytes_per_second: logs,
                 ..limits
             });
+        let loader =
+            prop::option::of(
+                (1u64.., any::<[u8; 32]>()).prop_map(|(memory, token)| Loader {
+                    memory_bytes: NonZeroU64::new(memory).unwrap(),
+                    tokens: vec![token],
+                    ..Loader::default()
+                }),
+            );
         let reuse = prop::option::of((1u32.., 1u32..).prop_map(|(calls, age)| Reuse {
             calls: NonZeroU32::new(calls).unwrap(),
             age: Duration::from_millis(age.into()),
@@ -362,24 +462,28 @@ mod tests {
             egress,
             any::<u32>(),
             reuse,
+            loader,
         )
             .prop_map(
-                |(uid, namespace, name, generation, limits, env, egress, target, reuse)| Function {
-                    key: FunctionKey {
-                        uid,
-                        namespace,
-                        name,
-                    },
-                    generation,
-                    limits,
-                    capabilities: Capabilities {
-                        egress: egress.iter().map(|rule| rule.parse().unwrap()).collect(),
-                        env,
-                        args: Vec::new(),
-                        debug: target % 2 == 1,
-                    },
-                    target,
-                    reuse,
+                |(uid, namespace, name, generation, limits, env, egress, target, reuse, loader)| {
+                    Function {
+                        key: FunctionKey {
+                            uid,
+                            namespace,
+                            name,
+                        },
+                        generation,
+                        limits,
+                        capabilities: Capabilities {
+                            egress: egress.iter().map(|rule| rule.parse().unwrap()).collect(),
+                            env,
+                            args: Vec::new(),
+                            debug: target % 2 == 1,
+                            loader,
+                        },
+                        target,
+                        reuse,
+                    }
                 },
             )
     }
@@ -409,6 +513,7 @@ mod tests {
                 env: vec![("NAME".to_owned(), "value".to_owned())],
                 args: vec!["word".to_owned()],
                 debug: true,
+                loader: Some(Loader::default()),
             },
             target: 2,
             reuse: Some(Reuse {

@@ -27,7 +27,7 @@ pub mod proto {
     }
 }
 
-pub use function::{Function, FunctionKey, Invalid, Limits, Reuse};
+pub use function::{Function, FunctionKey, Invalid, Limits, Loader, Reuse};
 pub use outcome::{FailureReason, Outcome, StartKind, brief};
 
 /// Version of the operator's stream. Raised when an older peer would misunderstand a message; added fields do not

@@ -27,7 +27,9 @@ const CLANG: [&str; 6] = [
 ];
 
 /// The world of each `agent.wit`, and the prefix of its generated files.
-const WORLD: &str = "agent";
+pub(crate) const AGENT: &str = "agent";
+/// The one of agents that load code.
+pub(crate) const LOADING_AGENT: &str = "loading-agent";
 
 /// Where the world of WASI 0.2 is described, in the repository.
 pub(crate) const P2: &str = "wit";
@@ -38,18 +40,29 @@ pub(crate) const P3: &str = "wit/p3";
 const BACKDOOR: &str = "package hearth:backdoor;
 world agent { include hearth:agent/agent@0.1.0; import attempt: func(name: string) -> string; }";
 
-/// A component that answers HTTP, from one C file against the world `agent` in the folder `wit`.
-pub(crate) fn http_component(root: &Path, source: &Path, wit: &str) -> Result<Vec<u8>> {
-    component(root, source, wit, None)
+/// A component that answers HTTP, from one C file against a world in the folder `wit`.
+pub(crate) fn http_component(
+    root: &Path,
+    source: &Path,
+    wit: &str,
+    world: &str,
+) -> Result<Vec<u8>> {
+    component(root, source, wit, world, None)
 }
 
-/// The same with the door.
+/// One with the door.
 pub(crate) fn backdoor_component(root: &Path, source: &Path) -> Result<Vec<u8>> {
-    component(root, source, P2, Some(BACKDOOR))
+    component(root, source, P2, AGENT, Some(BACKDOOR))
 }
 
-/// `other` is a package with another world `agent`, made of the folder's.
-fn component(root: &Path, source: &Path, wit: &str, other: Option<&str>) -> Result<Vec<u8>> {
+/// `other` is a package with another world of that name, made of the folder's.
+fn component(
+    root: &Path,
+    source: &Path,
+    wit: &str,
+    world: &str,
+    other: Option<&str>,
+) -> Result<Vec<u8>> {
     let wit = root.join(wit);
     let mut inputs = vec![source.to_owned(), wit.join("agent.wit")];
     inputs.extend(
@@ -65,9 +78,11 @@ fn component(root: &Path, source: &Path, wit: &str, other: Option<&str>) -> Resu
         if let Some(other) = other {
             package = resolve.push_str("other.wit", other)?;
         }
-        for (name, bytes) in bindings((resolve, package), WORLD)?.iter() {
+        for (name, bytes) in bindings((resolve, package), world)?.iter() {
             std::fs::write(folder.join(name), bytes)?;
         }
+        // As wit-bindgen names its files.
+        let prefix = world.replace('-', "_");
         let module = folder.join("module.wasm");
         let mut clang = Command::new("clang-19");
         clang
@@ -77,8 +92,8 @@ fn component(root: &Path, source: &Path, wit: &str, other: Option<&str>) -> Resu
             .arg(folder);
         clang
             .arg(source)
-            .arg(folder.join(format!("{WORLD}.c")))
-            .arg(folder.join(format!("{WORLD}_component_type.o")));
+            .arg(folder.join(format!("{prefix}.c")))
+            .arg(folder.join(format!("{prefix}_component_type.o")));
         clang.arg("-o").arg(&module);
         run(clang)?;
         adapted(

@@ -24,6 +24,8 @@ pub enum Guest {
     Conform,
     /// Answers with what the host function `attempt` says of its path; only the engine of `engine/backdoor` has that.
     Backdoor,
+    /// Loads JavaScript by `hearth:loader`: `/`, `/bad`.
+    Loading,
     /// A command: prints its arguments, then ends with the code in the first, or as that says: `trap`, `hoard`,
     /// `read FILE`, `write FILE TEXT`.
     Command,
@@ -53,12 +55,13 @@ const BOMB: usize = 4_000;
 
 impl Guest {
     /// Every guest.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Hello,
         Self::Mischief,
         Self::P3,
         Self::Conform,
         Self::Backdoor,
+        Self::Loading,
         Self::Command,
         Self::Preview1,
         Self::Exit,
@@ -79,6 +82,7 @@ impl Guest {
             Self::P3 => "p3",
             Self::Conform => "conform",
             Self::Backdoor => "backdoor",
+            Self::Loading => "loading",
             Self::Command => "command",
             Self::Preview1 => "preview1",
             Self::Exit => "exit",
@@ -99,15 +103,16 @@ impl Guest {
     pub fn wasm(self) -> Result<Vec<u8>> {
         let root = repository();
         let guests = root.join("crates/test-guests/guests");
+        let agent = |path: PathBuf, wit| build::http_component(&root, &path, wit, build::AGENT);
         match self {
-            Self::Hello => {
-                build::http_component(&root, &root.join("examples/hello-c/hello.c"), build::P2)
+            Self::Hello => agent(root.join("examples/hello-c/hello.c"), build::P2),
+            Self::Mischief => agent(guests.join("mischief.c"), build::P2),
+            Self::P3 => agent(guests.join("p3.c"), build::P3),
+            Self::Conform => agent(guests.join("conform.c"), build::P2),
+            Self::Loading => {
+                let source = guests.join("loading.c");
+                build::http_component(&root, &source, build::P2, build::LOADING_AGENT)
             }
-            Self::Mischief => {
-                build::http_component(&root, &guests.join("mischief.c"), build::P2)
-            }
-            Self::P3 => build::http_component(&root, &guests.join("p3.c"), build::P3),
-            Self::Conform => build::http_component(&root, &guests.join("conform.c"), build::P2),
             Self::Backdoor => build::backdoor_component(&root, &guests.join("backdoor.c")),
             Self::Command => build::command_component(&guests.join("command.c")),
             Self::Preview1 => build::command_module(&guests.join("command.c")),

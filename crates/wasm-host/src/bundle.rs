@@ -38,7 +38,7 @@ pub enum BundleError {
     Invalid(String),
     /// Imports that nobody offers.
     #[error(
-        "the component imports {0}, which Hearth does not offer; it offers wasi:cli, wasi:clocks, wasi:random, wasi:io, wasi:http and, without any files or addresses granted, wasi:filesystem and wasi:sockets"
+        "the component imports {0}, which Hearth does not offer; it offers wasi:cli, wasi:clocks, wasi:random, wasi:io, wasi:http, hearth:loader and, without any files or addresses granted, wasi:filesystem and wasi:sockets"
     )]
     UnknownImport(String),
     /// Nothing to call.

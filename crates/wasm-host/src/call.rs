@@ -27,6 +27,7 @@ use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
+use crate::capability::loader::{self, Observer};
 use crate::function::{HostedFunction, Place, StartError};
 use crate::instance::Instance;
 use crate::lanes::{Carried, Overspent, Spent, metered};
@@ -51,9 +52,34 @@ struct Call {
     out_of_memory: AtomicBool,
     /// What the code threw, for a caller who may read it.
     thrown: OnceLock<String>,
+    /// The function is loaded code: who hears how the call ended.
+    observer: Option<Arc<Observer>>,
 }
 
 impl Call {
+    fn new(function: Arc<HostedFunction>, observer: Option<Arc<Observer>>) -> Arc<Self> {
+        Arc::new(Self {
+            function,
+            started: Instant::now(),
+            start: OnceLock::new(),
+            end: OnceLock::new(),
+            too_large: AtomicBool::new(false),
+            out_of_memory: AtomicBool::new(false),
+            thrown: OnceLock::new(),
+            observer,
+        })
+    }
+
+    /// There is no answer of the guest's.
+    fn fail(&self, outcome: Outcome, problem: &str) {
+        self.end(outcome);
+        match &self.observer {
+            // Who loaded the code hears it.
+            Some(observer) => observer.problem(problem),
+            None => self.note(outcome, problem),
+        }
+    }
+
     /// The first word about how the call ended stands.
     fn end(&self, outcome: Outcome) {
         // A second word is not an error: the deadline may fire while the last byte goes out.
@@ -95,7 +121,11 @@ impl Drop for Call {
             .copied()
             .unwrap_or((Outcome::ClientGone, Instant::now()));
         let start = self.start.get().copied().unwrap_or(StartKind::Instantiate);
-        self.function.count(outcome, start, ended - self.started);
+        let duration = ended - self.started;
+        self.function.count(outcome, start, duration);
+        if let Some(observer) = &self.observer {
+            observer.ended(outcome, start, duration);
+        }
     }
 }
 
@@ -108,30 +138,46 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    let call = Arc::new(Call {
-        function: function.clone(),
-        started: Instant::now(),
-        start: OnceLock::new(),
-        end: OnceLock::new(),
-        too_large: AtomicBool::new(false),
-        out_of_memory: AtomicBool::new(false),
-        thrown: OnceLock::new(),
-    });
+    if let Some(loader) = &function.loader
+        && request.uri().path() == loader::PATH
+        && !loader.tokens().is_empty()
+    {
+        let body = loader.answer(request).await;
+        return Ok(body.map(AnswerBody::Right));
+    }
+    let call = Call::new(function.clone(), None);
     Ok(match answer(&function, &call, request).await {
-        Ok(response) => response,
+        Ok(response) => response.map(AnswerBody::Left),
         Err((outcome, problem)) => {
-            call.end(outcome);
-            call.note(outcome, &problem);
+            call.fail(outcome, &problem);
             refusal(outcome, call.thrown.get().unwrap_or(&problem))
         }
     })
+}
+
+/// Calls loaded code, whose `observer` hears all that happens.
+///
+/// # Errors
+/// How the call ended, and why, where the code did not answer.
+pub(crate) async fn observed<B>(
+    function: Arc<HostedFunction>,
+    request: Request<B>,
+    observer: Arc<Observer>,
+) -> Result<Response<GuestBody>, (Outcome, String)>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let call = Call::new(function.clone(), Some(observer));
+    let answered = answer(&function, &call, request).await;
+    answered.inspect_err(|(outcome, problem)| call.fail(*outcome, problem))
 }
 
 async fn answer<B>(
     function: &Arc<HostedFunction>,
     call: &Arc<Call>,
     request: Request<B>,
-) -> Result<Response<AnswerBody>, (Outcome, String)>
+) -> Result<Response<GuestBody>, (Outcome, String)>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
@@ -155,6 +201,7 @@ where
     let (instance, start) = activated.map_err(|error| match error {
         StartError::Deadline => (Outcome::DeadlineExceeded, error.to_string()),
         StartError::Failed(_) => (Outcome::Unavailable, error.to_string()),
+        StartError::Load(error) if function.is_loaded() => (Outcome::LoadFailed, error.to_string()),
         StartError::Load(error) => {
             let thrown = function.grants.stderr.translated(error.to_string());
             function.grants.stderr.note(&thrown);
@@ -218,7 +265,7 @@ where
             } else {
                 body.read_ahead().await?;
             }
-            Ok(Response::from_parts(head, AnswerBody::Left(body)))
+            Ok(Response::from_parts(head, body))
         }
         Ok(Err(_)) if call.too_large.load(Ordering::Relaxed) => {
             Err((Outcome::TooLarge, sentence(Outcome::TooLarge, limits)))
@@ -353,11 +400,18 @@ async fn run(
 ) {
     let limits = &call.function.spec.limits;
     instance.begin(limits);
+    if let Some(observer) = &call.observer {
+        instance.observe(observer);
+    }
     let work = guest(&mut instance, request, sender);
     let work = metered(call.function.program.mark.over(work), &spent, limits.cpu);
     let ended = tokio::time::timeout_at(deadline, work).await;
     call.function.learn(&spent);
-    let refused = instance.store.data().limiter.refused;
+    let limiter = &instance.store.data().limiter;
+    let refused = limiter.refused;
+    if let Some(observer) = &call.observer {
+        observer.spent(spent.time(), limiter.held());
+    }
     let is_well = matches!(ended, Ok(Ok(Ok(()))));
     match ended {
         // Whether it answered is seen by who waits for the answer.

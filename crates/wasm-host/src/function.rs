@@ -1,11 +1,11 @@
-//! One function in this process: its linked bundle, its warm instances, its places for calls, its tallies.
+//! One function in this process: its linked bundle, its warm instances, its places for calls. Code that a function loads at
+//! run time is one too.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_contract::{FailureReason, Function, Outcome, StartKind, brief, latency, proto};
-use prometheus::{Histogram, IntCounter, IntGauge};
+use hearth_contract::{FailureReason, Function, Outcome, StartKind, brief, proto};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -14,10 +14,12 @@ use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::bindings;
 
 use crate::artifact::Artifact;
+use crate::capability::loader::Loader;
 use crate::host::Shared;
 use crate::instance::{self, Grants, Instance};
 use crate::javascript::{Code, Environment, LoadError};
 use crate::lanes::{self, Carried, Overspent, Spent, metered};
+use crate::meters::Meters;
 use crate::pool::Counts;
 use crate::running::Mark;
 
@@ -35,7 +37,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// A function that is placed.
 pub struct HostedFunction {
     pub(crate) spec: Function,
-    pub(crate) digest: String,
     pub(crate) shared: Arc<Shared>,
     pub(crate) grants: Grants,
     pub(crate) program: Program,
@@ -51,6 +52,8 @@ pub struct HostedFunction {
     queued: AtomicU32,
     in_use: AtomicU32,
     called: AtomicU64,
+    /// Instances that calls were handed.
+    activations: AtomicU64,
     /// The word under which the first call is counted, until it came.
     first: Mutex<Option<StartKind>>,
     failure: Mutex<Option<(FailureReason, String)>>,
@@ -58,14 +61,16 @@ pub struct HostedFunction {
     is_changed: AtomicBool,
     /// What was reported last, and when.
     reported: Mutex<Option<(Instant, proto::FunctionReport)>>,
-    tally: Arc<Tally>,
+    meters: Arc<Meters>,
     cost: Cost,
-    gauges: Gauges,
-    ended: Ended,
+    /// Runs code that comes at run time, where the function may.
+    pub(crate) loader: Option<Arc<Loader>>,
 }
 
 /// What a function's instances are made from.
 pub(crate) struct Program {
+    /// Digest of the bundle, repeated in reports.
+    pub(crate) digest: String,
     pub(crate) artifact: Arc<Artifact>,
     /// The user's module, where the bundle is the JavaScript environment.
     pub(crate) code: Option<Code>,
@@ -79,13 +84,6 @@ struct Pool {
     warm: Vec<Instance>,
     /// Their calls ended; taking them apart takes longer than an answer should wait.
     used: Vec<Instance>,
-}
-
-/// Handles of the metrics of ended calls: looking one up by its labels takes longer than counting.
-#[derive(Default)]
-struct Ended {
-    calls: [[OnceLock<IntCounter>; StartKind::ALL.len()]; Outcome::ALL.len()],
-    duration: [OnceLock<Histogram>; StartKind::ALL.len()],
 }
 
 /// What an instance costs. Planning reads it.
@@ -107,55 +105,6 @@ impl Cost {
             mean => mean - mean / 8 + took / 8,
         };
         self.start_us.store(mean.max(1), Ordering::Relaxed);
-    }
-}
-
-struct Gauges {
-    warm: IntGauge,
-    in_use: IntGauge,
-    queued: IntGauge,
-}
-
-/// Ended calls since the process started, by outcome and start and by how long they took. Outlives a change of the
-/// function's generation.
-#[derive(Debug, Default)]
-pub struct Tally {
-    counts: [[AtomicU64; StartKind::ALL.len()]; Outcome::ALL.len()],
-    durations: [AtomicU64; latency::BUCKETS + 1],
-}
-
-impl Tally {
-    pub(crate) fn count(&self, outcome: Outcome, start: StartKind, duration: Duration) {
-        self.counts[outcome as usize][start as usize].fetch_add(1, Ordering::Relaxed);
-        self.durations[latency::bucket(duration)].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn durations(&self) -> Vec<u64> {
-        let counts = self
-            .durations
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed));
-        let mut counts: Vec<_> = counts.collect();
-        while counts.pop_if(|last| *last == 0).is_some() {}
-        counts
-    }
-
-    fn report(&self) -> Vec<proto::CallCount> {
-        let mut calls = Vec::new();
-        for outcome in Outcome::ALL {
-            for start in StartKind::ALL {
-                let count = self.counts[*outcome as usize][*start as usize].load(Ordering::Relaxed);
-                if count > 0 {
-                    let (outcome, start) = (outcome.as_str().to_owned(), start.as_str().to_owned());
-                    calls.push(proto::CallCount {
-                        outcome,
-                        start,
-                        count,
-                    });
-                }
-            }
-        }
-        calls
     }
 }
 
@@ -196,7 +145,7 @@ pub(crate) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.function.in_use.fetch_sub(1, Ordering::Relaxed);
-        self.function.gauges.in_use.dec();
+        self.function.meters.in_use.dec();
         self.function.note_change();
     }
 }
@@ -232,31 +181,20 @@ struct Queued<'a>(&'a HostedFunction);
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
         self.0.queued.fetch_sub(1, Ordering::Relaxed);
-        self.0.gauges.queued.dec();
+        self.0.meters.queued.dec();
     }
 }
 
 impl HostedFunction {
+    /// `meters` count its calls, `first` is the word for the first of them when that waited for more than an instance.
     pub(crate) fn new(
         spec: Function,
-        digest: String,
         shared: Arc<Shared>,
         grants: Grants,
         program: Program,
+        meters: Arc<Meters>,
         first: Option<StartKind>,
-        tally: Arc<Tally>,
     ) -> Arc<Self> {
-        let labels = [spec.key.namespace.as_str(), spec.key.name.as_str()];
-        let metrics = &shared.metrics;
-        let gauges = Gauges {
-            warm: metrics
-                .instances
-                .with_label_values(&[labels[0], labels[1], "warm"]),
-            in_use: metrics
-                .instances
-                .with_label_values(&[labels[0], labels[1], "in_use"]),
-            queued: metrics.queued.with_label_values(&labels),
-        };
         let counts = Counts {
             target: spec.target,
             ..Counts::default()
@@ -264,8 +202,8 @@ impl HostedFunction {
         let function = Arc::new(Self {
             places: Arc::new(Semaphore::new(spec.limits.concurrency.get() as usize)),
             spec,
-            digest,
             shared,
+            loader: grants.loader.clone(),
             grants,
             program,
             pool: Mutex::new(Pool {
@@ -279,14 +217,13 @@ impl HostedFunction {
             queued: AtomicU32::new(0),
             in_use: AtomicU32::new(0),
             called: AtomicU64::new(0),
+            activations: AtomicU64::new(0),
             first: Mutex::new(first),
             failure: Mutex::new(None),
             is_changed: AtomicBool::new(false),
             reported: Mutex::new(None),
-            tally,
+            meters,
             cost: Cost::default(),
-            gauges,
-            ended: Ended::default(),
         });
         function.shared.host(&function);
         function.refill_on(&function.shared.lanes.any());
@@ -309,7 +246,7 @@ impl HostedFunction {
         };
         drop(pool);
         if instance.is_some() {
-            self.gauges.warm.dec();
+            self.meters.warm.dec();
             self.note_change();
         }
         instance
@@ -317,7 +254,7 @@ impl HostedFunction {
 
     /// A report would say something new.
     pub(crate) fn note_change(self: &Arc<Self>) {
-        if !self.is_changed.swap(true, Ordering::AcqRel) {
+        if !self.is_loaded() && !self.is_changed.swap(true, Ordering::AcqRel) {
             self.shared.changes.tell(self.clone());
         }
     }
@@ -349,21 +286,7 @@ impl HostedFunction {
 
     /// Counts an ended call.
     pub(crate) fn count(self: &Arc<Self>, outcome: Outcome, start: StartKind, duration: Duration) {
-        let (namespace, name) = (&self.spec.key.namespace, &self.spec.key.name);
-        let metrics = &self.shared.metrics;
-        self.ended.calls[outcome as usize][start as usize]
-            .get_or_init(|| {
-                let labels = [namespace, name, outcome.as_str(), start.as_str()];
-                metrics.calls.with_label_values(&labels)
-            })
-            .inc();
-        self.ended.duration[start as usize]
-            .get_or_init(|| {
-                let labels = [namespace, name, start.as_str()];
-                metrics.duration.with_label_values(&labels)
-            })
-            .observe(duration.as_secs_f64());
-        self.tally.count(outcome, start, duration);
+        self.meters.count(outcome, start, duration);
         // The call's place was left before.
         self.note_change();
     }
@@ -380,7 +303,7 @@ impl HostedFunction {
             let keep = pool.warm.len() - surplus;
             pool.warm.split_off(keep)
         };
-        self.gauges.warm.sub(surplus.len() as i64);
+        self.meters.warm.sub(surplus.len() as i64);
         drop(surplus);
         self.refill_on(&self.shared.lanes.any());
         self.note_change();
@@ -402,7 +325,7 @@ impl HostedFunction {
                     self.queued.fetch_sub(1, Ordering::Relaxed);
                     return None;
                 }
-                self.gauges.queued.inc();
+                self.meters.queued.inc();
                 let queued = Queued(self);
                 let permit =
                     tokio::time::timeout(limits.queue_wait, self.places.clone().acquire_owned())
@@ -412,7 +335,7 @@ impl HostedFunction {
             }
         };
         self.in_use.fetch_add(1, Ordering::Relaxed);
-        self.gauges.in_use.inc();
+        self.meters.in_use.inc();
         self.note_change();
         Some(Place {
             function: self.clone(),
@@ -424,6 +347,7 @@ impl HostedFunction {
     pub(crate) async fn activate(self: &Arc<Self>) -> Result<(Instance, StartKind), StartError> {
         let first = self.take_first();
         self.called.store(self.shared.clock(), Ordering::Relaxed);
+        self.activations.fetch_add(1, Ordering::Relaxed);
         let warm = {
             let mut pool = self.pool();
             let there = match self.spec.reuse {
@@ -433,7 +357,7 @@ impl HostedFunction {
             if there { pool.warm.pop() } else { None }
         };
         if let Some(mut instance) = warm {
-            self.gauges.warm.dec();
+            self.meters.warm.dec();
             instance.lent = self.spec.reuse.map(|_| Lent::new(self));
             self.refill_on(&Handle::current());
             return Ok((instance, first.unwrap_or(StartKind::Hit)));
@@ -462,7 +386,7 @@ impl HostedFunction {
             let mut pool = self.pool();
             if lent.came_back(&mut pool.counts) {
                 pool.warm.push(instance);
-                self.gauges.warm.inc();
+                self.meters.warm.inc();
                 return;
             }
         }
@@ -593,6 +517,22 @@ impl HostedFunction {
         })
     }
 
+    /// Whether a call came before the one that ends now, or runs beside it.
+    pub(crate) fn was_called_before(&self) -> bool {
+        self.activations.load(Ordering::Relaxed) > 1
+    }
+
+    /// Whether it is code that another function loaded, of which nobody is told.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.grants.loaded.is_some()
+    }
+
+    /// Bytes that keeping its code takes, roughly.
+    pub(crate) fn code_bytes(&self) -> u64 {
+        let code = self.program.code.as_ref();
+        (size_of::<Self>() + code.map_or(0, Code::bytes)) as u64
+    }
+
     /// Whether the function's code is JavaScript.
     pub(crate) fn is_javascript(&self) -> bool {
         self.program.code.is_some()
@@ -661,7 +601,7 @@ impl HostedFunction {
             let mut pool = self.pool();
             if pool.counts.made() {
                 pool.warm.push(instance);
-                self.gauges.warm.inc();
+                self.meters.warm.inc();
                 // A call that comes now waits for nothing.
                 self.take_first();
                 None
@@ -677,15 +617,7 @@ impl HostedFunction {
     fn give_up_one(self: &Arc<Self>, error: &StartError) {
         let problem = self.grants.stderr.translated(error.to_string());
         self.pool().counts.failed();
-        let labels = [
-            self.spec.key.namespace.as_str(),
-            self.spec.key.name.as_str(),
-        ];
-        self.shared
-            .metrics
-            .refill_failures
-            .with_label_values(&labels)
-            .inc();
+        self.meters.refill_failures.inc();
         self.grants
             .stderr
             .note(&format!("a warm instance could not be made: {problem}"));
@@ -720,14 +652,14 @@ impl HostedFunction {
                 reason: reason.as_str().to_owned(),
                 message,
             }),
-            digest: self.digest.clone(),
+            digest: self.program.digest.clone(),
             warm: counts.warm,
             in_use,
             queued: self.queued.load(Ordering::Relaxed),
-            calls: self.tally.report(),
+            calls: self.meters.tally.report(),
             instance_bytes: self.cost.bytes.load(Ordering::Relaxed),
             start_us: self.cost.start_us.load(Ordering::Relaxed),
-            durations: self.tally.durations(),
+            durations: self.meters.tally.durations(),
             // Placement and what callers meet are the shim's to say: it holds the socket.
             ..proto::FunctionReport::default()
         }

@@ -17,14 +17,16 @@ use crate::artifact::Artifact;
 use crate::bundle::BundleError;
 use crate::capability::egress::Outside;
 use crate::capability::folders::View;
+use crate::capability::loader::Loader;
 use crate::capability::names::Names;
 use crate::engine::Engine;
-use crate::function::{HostedFunction, Program, Tally};
+use crate::function::{HostedFunction, Program};
 use crate::instance::{self, Grants, Linked, Linkers, State};
 use crate::javascript::{Code, Environment, Module};
 use crate::lanes::Lanes;
 use crate::limits::{MemoryBudget, Relief};
 use crate::logs::{LogBudget, LogSink};
+use crate::meters::{Meters, Tally};
 use crate::metrics::Metrics;
 use crate::positions::Positions;
 use crate::running::{Mark, Running};
@@ -154,6 +156,8 @@ pub struct Placed {
     pub artifact: Arc<Artifact>,
     /// The user's module, where the bundle is the JavaScript environment.
     pub module: Option<Module>,
+    /// The compiled JavaScript environment, where the function may load code and is not itself an instance of that.
+    pub environment: Option<Arc<Artifact>>,
     /// The socket that callers reach.
     pub listener: std::net::TcpListener,
     /// Standard output; a pipe that does not block.
@@ -194,6 +198,9 @@ pub enum PlaceError {
     /// There is code, and the component cannot run it.
     #[error("the component is not the JavaScript environment, which alone runs a module")]
     NoEnvironment,
+    /// It may load code, and there is nothing to run that in.
+    #[error("the function may load code (spec.loader), and no JavaScript environment came with it")]
+    NoLoader,
     /// The socket cannot be used.
     #[error("the listening socket cannot be used: {0}")]
     Socket(#[from] std::io::Error),
@@ -309,6 +316,9 @@ impl Host {
             stdout: LogSink::new(stdout.clone(), name, log.clone(), positions.clone()),
             stderr: LogSink::new(stderr.clone(), name, log, positions),
             view: view.clone(),
+            within: None,
+            loader: None,
+            loaded: None,
         }
     }
 
@@ -329,7 +339,7 @@ impl Host {
         let positions = placed.module.as_mut().and_then(Positions::of);
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
-        let grants = self.grants(
+        let mut grants = self.grants(
             &placed.function,
             &placed.stdout,
             &placed.stderr,
@@ -337,6 +347,14 @@ impl Host {
             &placed.view,
             positions,
         );
+        if let Some(grant) = &placed.function.capabilities.loader {
+            let own = placed.module.as_ref().map(|_| &placed.artifact);
+            let environment = placed.environment.as_ref().or(own);
+            let environment = environment.ok_or(PlaceError::NoLoader)?.clone();
+            let function = &placed.function;
+            let loader = Loader::new(grant, function, &grants, environment, &self.shared, mark);
+            grants.loader = Some(loader);
+        }
         let key = &placed.function.key;
         self.shared.metrics.placed(key, &placed.placement);
         let uid = key.uid.clone();
@@ -349,18 +367,19 @@ impl Host {
             .as_ref()
             .map(|entry| entry.tally.clone())
             .unwrap_or_default();
+        let meters = Meters::of_function(&self.shared.metrics, &placed.function.key, tally.clone());
         let function = HostedFunction::new(
             placed.function,
-            placed.digest,
             self.shared.clone(),
             grants,
             Program {
+                digest: placed.digest,
                 artifact: placed.artifact,
-                code: placed.module.map(Code::new),
+                code: placed.module.map(|module| Code::new(vec![module])),
                 mark,
             },
+            Arc::new(meters),
             placed.first,
-            tally.clone(),
         );
         if let Some(entry) = &before {
             let old = std::mem::replace(

@@ -17,14 +17,15 @@ use crate::bundle::BundleError;
 use crate::bundle::BundleKind;
 use crate::capability::egress::{Egress, Outside};
 use crate::capability::folders::View;
+use crate::capability::loader::{self, Loaded, Loader, Observer};
 use crate::engine::{Concurrency, Engine, Probe};
 use crate::function::Lent;
 use crate::javascript::Environment;
 use crate::limits::{InstanceLimiter, MemoryBudget};
-use crate::logs::LogSink;
+use crate::logs::{Capture, LogSink};
 
 /// Prefixes of the interfaces that the linker offers.
-const OFFERED: [&str; 7] = [
+const OFFERED: [&str; 8] = [
     "wasi:cli/",
     "wasi:clocks/",
     "wasi:filesystem/",
@@ -32,14 +33,21 @@ const OFFERED: [&str; 7] = [
     "wasi:io/",
     "wasi:random/",
     "wasi:sockets/",
+    "hearth:loader/",
 ];
 
 /// What a store holds for its guest.
 pub struct State {
-    table: ResourceTable,
+    pub(crate) table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
-    egress: Egress,
+    pub(crate) egress: Egress,
+    /// Runs code that comes at run time, where the guest may.
+    pub(crate) loader: Option<Arc<Loader>>,
+    /// The guest is such code.
+    pub(crate) loaded: Option<Arc<Loaded>>,
+    /// What it logs then.
+    capture: Option<Arc<Capture>>,
     pub(crate) limiter: InstanceLimiter,
 }
 
@@ -78,6 +86,12 @@ pub(crate) struct Grants {
     pub(crate) stdout: LogSink,
     pub(crate) stderr: LogSink,
     pub(crate) view: View,
+    /// Those of `rules` count that these allow too, where there are any.
+    pub(crate) within: Option<Arc<[EgressRule]>>,
+    pub(crate) loader: Option<Arc<Loader>>,
+    /// What loaded code is told; `None` for other code. Its log is captured, and `stdout` and `stderr` hear only of its
+    /// calls.
+    pub(crate) loaded: Option<Arc<Loaded>>,
 }
 
 /// Makes a store for one instance of `function`. Nothing is granted that the function does not name: no files but those in
@@ -87,9 +101,15 @@ pub(crate) fn store(
     function: &Function,
     grants: &Grants,
 ) -> Store<State> {
+    let capture = grants.loaded.as_ref().map(|_| Arc::<Capture>::default());
+    let log = |given: &LogSink, is_error| match &capture {
+        Some(capture) => given.captured(capture.clone(), is_error),
+        None => given.clone(),
+    };
+    let stderr = log(&grants.stderr, true);
     let mut wasi = WasiCtx::builder();
-    wasi.stdout(grants.stdout.clone())
-        .stderr(grants.stderr.clone());
+    wasi.stdout(log(&grants.stdout, false))
+        .stderr(stderr.clone());
     wasi.envs(&function.capabilities.env)
         .args(&function.capabilities.args);
     let state = State {
@@ -99,9 +119,15 @@ pub(crate) fn store(
         egress: Egress {
             outside: grants.outside.clone(),
             rules: grants.rules.clone(),
-            log: grants.stderr.clone(),
+            within: grants.within.clone(),
+            log: stderr,
             left: function.limits.outbound_calls,
+            next: None,
+            observer: None,
         },
+        loader: grants.loader.clone(),
+        loaded: grants.loaded.clone(),
+        capture,
         limiter: InstanceLimiter::new(grants.budget.clone(), function.limits.memory_bytes.get()),
     };
     let mut store = Store::new(engine, state);
@@ -132,6 +158,15 @@ impl Instance {
         state.egress.left = limits.outbound_calls;
         // It waited for this call; what it may compute before it gives its thread back begins now.
         self.store.set_epoch_deadline(1);
+    }
+
+    /// The call that begins is one of loaded code, and `observer` hears what it does.
+    pub(crate) fn observe(&mut self, observer: &Arc<Observer>) {
+        let state = self.store.data_mut();
+        if let Some(capture) = &state.capture {
+            observer.watch(capture);
+        }
+        state.egress.observer = Some(observer.clone());
     }
 
     /// Whether another call may follow the ones that it had.
@@ -187,6 +222,7 @@ fn linker(
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    loader::add_to_linker(&mut linker)?;
     if concurrency == Concurrency::With {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use wasmtime::Store;
 use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lift,
+    Component, ComponentExportIndex, ComponentType, Instance, InstancePre, Lift, Lower,
 };
 
 use crate::instance::State;
@@ -22,7 +22,8 @@ pub const MAX_FILE_BYTES: usize = 16 << 20;
 const ENVIRONMENT: &str = "hearth:javascript/environment@0.1.0";
 
 /// A user's module.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
+#[component(record)]
 pub struct Module {
     /// Name of its file, which stands in the positions of its errors.
     pub name: String,
@@ -125,7 +126,7 @@ impl Environment {
         })
     }
 
-    /// Compiles a module in an instance that does nothing else.
+    /// Compiles modules, the main one first, in an instance that does nothing else.
     ///
     /// # Errors
     /// The inner error is the module's, the outer one the guest's or ours.
@@ -133,14 +134,12 @@ impl Environment {
         &self,
         store: &mut Store<State>,
         instance: &Instance,
-        module: &Module,
+        modules: &[Module],
     ) -> wasmtime::Result<Result<Vec<u8>, LoadError>> {
         type Compiled = (Result<Vec<u8>, LoadError>,);
         let compile =
-            instance.get_typed_func::<(&str, &str), Compiled>(&mut *store, self.compile)?;
-        let (compiled,) = compile
-            .call_async(store, (&module.name, &module.source))
-            .await?;
+            instance.get_typed_func::<(&[Module],), Compiled>(&mut *store, self.compile)?;
+        let (compiled,) = compile.call_async(store, (modules,)).await?;
         Ok(compiled)
     }
 
@@ -161,18 +160,24 @@ impl Environment {
     }
 }
 
-/// The code of one function: its module, compiled when the first instance is made.
+/// The code of one function: its modules, the main one first, compiled when the first instance is made.
 pub(crate) struct Code {
-    module: Module,
+    modules: Vec<Module>,
     compiled: OnceLock<Vec<u8>>,
 }
 
 impl Code {
-    pub(crate) fn new(module: Module) -> Self {
+    pub(crate) fn new(modules: Vec<Module>) -> Self {
         Self {
-            module,
+            modules,
             compiled: OnceLock::new(),
         }
+    }
+
+    /// Bytes of its text, and of what was made of it.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = self.modules.iter().map(|module| module.source.len());
+        texts.sum::<usize>() + self.compiled.get().map_or(0, Vec::len)
     }
 
     /// Makes an instance in which the module is evaluated. `spare` makes a store for one that is thrown away.
@@ -189,7 +194,7 @@ impl Code {
         if self.compiled.get().is_none() {
             let mut store = spare();
             let instance = pre.instantiate_async(&mut store).await?;
-            let compiled = environment.compile(&mut store, &instance, &self.module);
+            let compiled = environment.compile(&mut store, &instance, &self.modules);
             match compiled.await? {
                 // Somebody may have been faster; it is the same.
                 Ok(compiled) => {

@@ -17,6 +17,7 @@ pub mod javascript;
 mod lanes;
 mod limits;
 pub mod logs;
+mod meters;
 pub mod metrics;
 mod pool;
 pub mod positions;

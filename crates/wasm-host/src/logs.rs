@@ -51,17 +51,59 @@ impl LogBudget {
     }
 }
 
+/// Bytes of log that one call of loaded code may hand to who loaded it.
+const CAPTURE_BYTES: usize = 64 << 10;
+
+/// What an instance of loaded code logs, for who loaded it.
+#[derive(Debug, Default)]
+pub(crate) struct Capture(Mutex<Captured>);
+
+/// Lines of a log.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Captured {
+    /// Each with whether it is one of standard error.
+    pub(crate) lines: Vec<(bool, String)>,
+    /// Lines that found no room.
+    pub(crate) dropped: u32,
+    bytes: usize,
+}
+
+impl Capture {
+    fn line(&self, is_error: bool, text: &[u8]) {
+        let mut captured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if captured.bytes + text.len() > CAPTURE_BYTES {
+            captured.dropped = captured.dropped.saturating_add(1);
+            return;
+        }
+        captured.bytes += text.len();
+        let text = String::from_utf8_lossy(text).into_owned();
+        captured.lines.push((is_error, text));
+    }
+
+    /// What was logged since it was taken last.
+    pub(crate) fn take(&self) -> Captured {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Where the lines of one stream of one function go.
 #[derive(Clone)]
 pub struct LogSink {
-    inner: Arc<Inner>,
+    to: To,
+    /// What it comes from, for lines of the guest.
+    positions: Option<Arc<Positions>>,
+}
+
+#[derive(Clone)]
+enum To {
+    File(Arc<Inner>),
+    Capture(Arc<Capture>, bool),
 }
 
 struct Inner {
     file: Arc<OwnedFd>,
     prefix: String,
     budget: Arc<LogBudget>,
-    positions: Option<Arc<Positions>>,
     /// Lines that were dropped and not yet spoken of.
     dropped: AtomicU64,
 }
@@ -77,13 +119,29 @@ impl LogSink {
     ) -> Self {
         let prefix = name.map(|name| format!("{name}: ")).unwrap_or_default();
         Self {
-            inner: Arc::new(Inner {
+            to: To::File(Arc::new(Inner {
                 file,
                 prefix,
                 budget,
-                positions,
                 dropped: AtomicU64::new(0),
-            }),
+            })),
+            positions,
+        }
+    }
+
+    /// Lines are kept, of standard error when `is_error`.
+    pub(crate) fn captured(&self, capture: Arc<Capture>, is_error: bool) -> Self {
+        Self {
+            to: To::Capture(capture, is_error),
+            positions: self.positions.clone(),
+        }
+    }
+
+    /// The same for code that comes from elsewhere.
+    pub(crate) fn with_positions(&self, positions: Option<Arc<Positions>>) -> Self {
+        Self {
+            to: self.to.clone(),
+            positions,
         }
     }
 
@@ -94,7 +152,7 @@ impl LogSink {
 
     /// What a guest said, with the positions of its sources.
     pub(crate) fn translated(&self, text: String) -> String {
-        match &self.inner.positions {
+        match &self.positions {
             Some(positions) => positions.translate(&text).into_owned(),
             None => text,
         }
@@ -102,20 +160,29 @@ impl LogSink {
 
     /// A line of the guest's.
     fn said(&self, line: &[u8]) {
-        match (&self.inner.positions, std::str::from_utf8(line)) {
+        match (&self.positions, std::str::from_utf8(line)) {
             (Some(positions), Ok(text)) => self.line(positions.translate(text).as_bytes()),
             _ => self.line(line),
         }
     }
 
     fn line(&self, text: &[u8]) {
-        let dropped = self.inner.dropped.swap(0, Ordering::Relaxed);
+        match &self.to {
+            To::File(inner) => inner.line(text),
+            To::Capture(capture, is_error) => capture.line(*is_error, text),
+        }
+    }
+}
+
+impl Inner {
+    fn line(&self, text: &[u8]) {
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let said = format!(
                 "hearth: {dropped} lines were dropped: more than limits.logBytesPerSecond, or nobody read them"
             );
             if !self.write(said.as_bytes()) {
-                self.inner.dropped.fetch_add(dropped, Ordering::Relaxed);
+                self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
         }
         for part in text
@@ -123,31 +190,29 @@ impl LogSink {
             .chain(text.is_empty().then_some(&[][..]))
         {
             if !self.write(part) {
-                self.inner.dropped.fetch_add(1, Ordering::Relaxed);
-                self.inner.budget.dropped.inc();
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.budget.dropped.inc();
             }
         }
     }
 
     /// Writes one line, whole or not at all.
     fn write(&self, text: &[u8]) -> bool {
-        let length = self.inner.prefix.len() + text.len() + 1;
-        if !self.inner.budget.take(length, Instant::now()) {
+        let length = self.prefix.len() + text.len() + 1;
+        if !self.budget.take(length, Instant::now()) {
             return false;
         }
         let mut whole = Vec::with_capacity(length);
-        whole.extend_from_slice(self.inner.prefix.as_bytes());
+        whole.extend_from_slice(self.prefix.as_bytes());
         whole.extend_from_slice(text);
         whole.push(b'\n');
-        rustix::io::write(&*self.inner.file, &whole).is_ok()
+        rustix::io::write(&*self.file, &whole).is_ok()
     }
 }
 
 impl std::fmt::Debug for LogSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogSink")
-            .field("prefix", &self.inner.prefix)
-            .finish_non_exhaustive()
+        f.debug_struct("LogSink").finish_non_exhaustive()
     }
 }
 
@@ -263,6 +328,24 @@ mod tests {
             let expected: String = lines_in.map(|line| format!("a: {line}\n")).collect();
             assert_eq!(lines, expected);
         });
+    }
+
+    #[test]
+    fn what_is_captured_is_bounded_and_counted() {
+        let capture = Arc::new(Capture::default());
+        let file = tempfile::tempfile().unwrap();
+        let sink = LogSink::new(Arc::new(file.into()), None, budget(0), None);
+        let sink = sink.captured(capture.clone(), true);
+        sink.note("first");
+        for _ in 0..CAPTURE_BYTES / 1000 + 2 {
+            sink.line(&[b'x'; 1000]);
+        }
+        let captured = capture.take();
+        assert_eq!(captured.lines[0], (true, "hearth: first".to_owned()));
+        let bytes: usize = captured.lines.iter().map(|(_, text)| text.len()).sum();
+        assert!(bytes <= CAPTURE_BYTES && bytes > CAPTURE_BYTES - 1000);
+        assert_eq!(captured.dropped, 2);
+        assert!(capture.take().lines.is_empty());
     }
 
     #[test]

@@ -29,6 +29,12 @@ pub struct Metrics {
     pub(crate) queued: IntGaugeVec,
     pub(crate) refill_failures: IntCounterVec,
     pub(crate) dropped_lines: IntCounterVec,
+    pub(crate) loaded_calls: IntCounterVec,
+    pub(crate) loaded_duration: HistogramVec,
+    pub(crate) loaded_instances: IntGaugeVec,
+    pub(crate) loaded_code: IntGaugeVec,
+    pub(crate) loaded_bytes: IntGaugeVec,
+    pub(crate) forgotten: IntCounterVec,
     pull: GaugeVec,
     compile: GaugeVec,
     artifact: IntGaugeVec,
@@ -59,9 +65,52 @@ impl Metrics {
             histogram_opts!(
                 "hearth_call_duration_seconds",
                 "Time of a call, from its head to its last byte",
+                buckets.clone()
+            ),
+            &["namespace", "function", "start"],
+        );
+        let loaded_calls = IntCounterVec::new(
+            Opts::new(
+                "hearth_loader_calls_total",
+                "Ended calls of code that a function loaded, by how they ended and what it took to start them: compile is code that was not known",
+            ),
+            &["namespace", "function", "outcome", "start"],
+        );
+        let loaded_duration = HistogramVec::new(
+            histogram_opts!(
+                "hearth_loader_call_duration_seconds",
+                "Time of a call of code that a function loaded, from its head to its last byte",
                 buckets
             ),
             &["namespace", "function", "start"],
+        );
+        let loaded_instances = IntGaugeVec::new(
+            Opts::new(
+                "hearth_loader_instances",
+                "Instances of code that a function loaded, now: warm (waiting for a call) or in_use",
+            ),
+            &["namespace", "function", "state"],
+        );
+        let loaded_code = IntGaugeVec::new(
+            Opts::new(
+                "hearth_loader_code",
+                "Distinct code that a function loaded and that is kept now",
+            ),
+            &function,
+        );
+        let loaded_bytes = IntGaugeVec::new(
+            Opts::new(
+                "hearth_loader_code_bytes",
+                "Memory of the code that a function loaded and that is kept now, in bytes",
+            ),
+            &function,
+        );
+        let forgotten = IntCounterVec::new(
+            Opts::new(
+                "hearth_loader_forgotten_total",
+                "Code that a function loaded and that is no longer kept: for its age, or for memory",
+            ),
+            &["namespace", "function", "reason"],
         );
         let instances = IntGaugeVec::new(
             Opts::new(
@@ -123,6 +172,12 @@ impl Metrics {
             queued: queued.expect("valid name"),
             refill_failures: refill_failures.expect("valid name"),
             dropped_lines: dropped_lines.expect("valid name"),
+            loaded_calls: loaded_calls.expect("valid name"),
+            loaded_duration: loaded_duration.expect("valid name"),
+            loaded_instances: loaded_instances.expect("valid name"),
+            loaded_code: loaded_code.expect("valid name"),
+            loaded_bytes: loaded_bytes.expect("valid name"),
+            forgotten: forgotten.expect("valid name"),
             pull: pull.expect("valid name"),
             compile: compile.expect("valid name"),
             artifact: artifact.expect("valid name"),
@@ -133,13 +188,19 @@ impl Metrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 10] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 16] = [
             Box::new(self.calls.clone()),
             Box::new(self.duration.clone()),
             Box::new(self.instances.clone()),
             Box::new(self.queued.clone()),
             Box::new(self.refill_failures.clone()),
             Box::new(self.dropped_lines.clone()),
+            Box::new(self.loaded_calls.clone()),
+            Box::new(self.loaded_duration.clone()),
+            Box::new(self.loaded_instances.clone()),
+            Box::new(self.loaded_code.clone()),
+            Box::new(self.loaded_bytes.clone()),
+            Box::new(self.forgotten.clone()),
             Box::new(self.pull.clone()),
             Box::new(self.compile.clone()),
             Box::new(self.artifact.clone()),
@@ -199,9 +260,14 @@ impl Metrics {
             let _ = self
                 .instances
                 .remove_label_values(&[namespace, function, state]);
+            let _ = self
+                .loaded_instances
+                .remove_label_values(&[namespace, function, state]);
         }
         let labels = [namespace, function];
         let _ = self.queued.remove_label_values(&labels);
+        let _ = self.loaded_code.remove_label_values(&labels);
+        let _ = self.loaded_bytes.remove_label_values(&labels);
         let _ = self.pull.remove_label_values(&labels);
         let _ = self.compile.remove_label_values(&labels);
         let _ = self.artifact.remove_label_values(&labels);

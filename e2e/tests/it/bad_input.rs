@@ -51,6 +51,16 @@ pub(crate) async fn the_api_server_refuses_impossible_manifests(cx: &Cx) -> Resu
             "Duplicate value",
         ),
         ("  service:\n    port: 70000", "port"),
+        ("  loader:\n    concurrency: 0", "spec.loader.concurrency"),
+        (
+            "  loader:\n    limits:\n      memory: 8Gi",
+            "memory is a quantity from 1Mi to 4Gi",
+        ),
+        ("  loader:\n    endpoint: {}", "tokenDigests"),
+        (
+            "  loader:\n    endpoint:\n      tokenDigests: [\"sha256:0000000000000000000000000000000000000000000000000000000000000000x\"]",
+            "tokenDigests",
+        ),
     ];
     for (spec, word) in cases {
         match cx.apply(&manifest("wrong", HELLO, spec)) {

@@ -6,6 +6,7 @@ mod cli;
 mod hostile;
 mod hpa;
 mod js;
+mod loader;
 mod lockdown;
 mod outages;
 mod pods;
@@ -116,6 +117,11 @@ fn main() -> ExitCode {
         typescript::langchain_answers_from_its_packages,
         typescript::llamaindex_answers_from_its_packages,
     ))
+    .chain(cases!("loader":
+        loader::generated_code_runs_in_a_sandbox_of_its_own,
+        loader::a_component_in_c_loads_code,
+        loader::autogen_and_langchain_run_code_with_a_token,
+    ))
     .chain(cases!("cli":
         cli::serve_answers_without_a_cluster,
         cli::serve_runs_a_manifest_with_its_environment_and_its_egress,
@@ -164,7 +170,7 @@ fn main() -> ExitCode {
             .any(|trial| trial.name().contains(filter.as_str()))
     {
         eprintln!(
-            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, cli, chart, pools, hpa, lockdown, survive, upgrade"
+            "no case matches {filter:?}; the groups are slice, pods, bad-input, hostile, js, loader, cli, chart, pools, hpa, lockdown, survive, upgrade"
         );
         return ExitCode::from(2);
     }

@@ -256,7 +256,15 @@ impl Engine {
     /// Places a guest and returns the address it answers on.
     pub(crate) async fn place(&self, guest: Guest, function: Function) -> SocketAddr {
         let artifact = artifact(guest.name(), || guest.wasm()).await;
-        self.place_with(artifact, None, function).await
+        self.place_with(artifact, None, None, function).await
+    }
+
+    /// Places a guest that loads code.
+    pub(crate) async fn place_loading(&self, guest: Guest, function: Function) -> SocketAddr {
+        let own = artifact(guest.name(), || guest.wasm()).await;
+        let environment = artifact("javascript", javascript_environment).await;
+        self.place_with(own, None, Some(environment), function)
+            .await
     }
 
     /// Places a function whose module, `agent.js`, is `source`.
@@ -264,15 +272,16 @@ impl Engine {
         let artifact = artifact("javascript", javascript_environment).await;
         let mut module = tempfile::tempfile().unwrap();
         module.write_all(source.as_bytes()).unwrap();
-        self.place_with(artifact, Some(module.into()), function)
+        self.place_with(artifact, Some(module.into()), None, function)
             .await
     }
 
-    /// Places an artifact, with a module where it is the JavaScript environment.
+    /// Places an artifact, with a module where it is the JavaScript environment, and with the environment where it loads code.
     pub(crate) async fn place_with(
         &self,
         artifact: OwnedFd,
         module: Option<OwnedFd>,
+        environment: Option<OwnedFd>,
         function: Function,
     ) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -289,11 +298,13 @@ impl Engine {
             module: module
                 .as_ref()
                 .map_or_else(String::new, |_| "agent.js".to_owned()),
+            environment: environment.is_some(),
             ..proto::Place::default()
         };
         let log = self.log_writer.as_fd();
         let mut descriptors = vec![artifact.as_fd(), listener.as_fd(), log, log];
         descriptors.extend(module.as_ref().map(AsFd::as_fd));
+        descriptors.extend(environment.as_ref().map(AsFd::as_fd));
         self.send(to_engine::Message::Place(place), &descriptors)
             .await;
         address

@@ -11,6 +11,7 @@ mod h2c;
 mod harness;
 mod javascript;
 mod limits;
+mod loader;
 mod p3;
 mod running;
 mod upstream;

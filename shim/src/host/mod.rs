@@ -556,6 +556,7 @@ impl Actor {
         }
         descriptors.extend([self.logs.stdout.clone(), self.logs.stderr.clone()]);
         descriptors.extend(prepared.module.clone());
+        descriptors.extend(prepared.environment.clone());
         let folders = self.folders.iter();
         descriptors.extend(folders.map(|folder| folder.descriptor.clone()));
         let folder = |folder: &Folder| proto::Folder {
@@ -577,6 +578,7 @@ impl Actor {
             folders: self.folders.iter().map(folder).collect(),
             working_directory: self.working_directory.clone(),
             mark,
+            environment: prepared.environment.is_some(),
         });
         self.tell(message, descriptors);
         if let Some(slot) = self.slots.get_mut(uid) {

@@ -140,6 +140,7 @@ mod tests {
                 image: "i".into(),
                 digest: None,
                 pull: true,
+                loads: false,
             }),
             port: 20_000,
         }

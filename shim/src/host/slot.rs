@@ -99,6 +99,7 @@ impl Slot {
         before == after
             || (before.image == after.image
                 && before.pull == after.pull
+                && before.loads == after.loads
                 && after.digest.is_some()
                 && after.digest.as_ref() == found)
     }
@@ -331,6 +332,7 @@ mod tests {
                 image: image.to_owned(),
                 digest: digest.map(str::to_owned),
                 pull: true,
+                loads: false,
             }),
             port: 20_000,
         }
@@ -364,6 +366,7 @@ mod tests {
             kind: proto::BundleKind::Http,
             artifact: null(),
             module: None,
+            environment: None,
             placement: proto::Placement::default(),
             start: StartKind::Compile,
         }));

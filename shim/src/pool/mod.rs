@@ -155,6 +155,7 @@ fn wanted(placed: proto::PlacedFunction) -> Result<Wanted, String> {
             image: placed.image,
             digest: Some(placed.digest).filter(|digest| !digest.is_empty()),
             pull: true,
+            loads: function.capabilities.loader.is_some(),
         }),
         (true, false) => Source::JavaScript(placed.javascript.into()),
         _ => return Err("one of the fields image and javascript is needed".to_owned()),

@@ -306,6 +306,7 @@ pub(crate) fn source(image: impl Into<String>) -> Source {
         image: image.into(),
         digest: None,
         pull: true,
+        loads: false,
     })
 }
 

@@ -78,6 +78,10 @@ pub struct AgentFunctionSpec {
     /// always. For development: it shows code to whoever calls. Unset: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debug: Option<bool>,
+    /// Lets the function run code that comes at run time, each call of it in a sandbox of its own. An empty object grants it
+    /// with the defaults of each field. Unset: no such code can be run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<Loader>,
     /// The Service in front. Unset: port 80.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
@@ -317,6 +321,80 @@ pub struct Egress {
     #[x_kube(validation = Rule::new(r"self.all(rule, rule.matches('^(https?://)?((\\*\\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?$'))")
         .message("an egress rule is [http://|https://]host[:port] without a path, for example api.example.com:443 or *.example.com"))]
     pub allow: Vec<String>,
+}
+
+/// What code that comes at run time may use. None of it is more than the function itself may: of two bounds the lower holds.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Loader {
+    /// Bounds of one call of such code. Unset: those of the function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LoaderLimits>,
+    /// Calls of such code that run at once in one pool pod; the next one is refused. Unset: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_000))]
+    pub concurrency: Option<i32>,
+    /// Code that is kept for its next call. Unset: the defaults of each field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<LoaderCache>,
+    /// Opens the loader to callers of the function. Unset: only the function's own code can use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<LoaderEndpoint>,
+}
+
+/// Bounds of one call of code that comes at run time.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LoaderLimits {
+    /// Linear memory, a quantity from 1Mi to 4Gi. Unset: as limits.memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('4Gi')) <= 0")
+        .message("memory is a quantity from 1Mi to 4Gi, for example 64Mi"))]
+    pub memory: Option<String>,
+    /// Wall-clock time, in milliseconds. Unset: as limits.deadlineMilliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub deadline_milliseconds: Option<i32>,
+    /// Processor time, in milliseconds. Unset: as limits.cpuMilliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub cpu_milliseconds: Option<i32>,
+    /// Calls out, and calls back of the function that loaded the code. Unset: as limits.outboundCalls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub outbound_calls: Option<i32>,
+}
+
+/// Code that is kept, in each pool pod, known by its content.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LoaderCache {
+    /// Memory of code that is kept, a quantity from 0 to 4Gi. What was called longest ago goes first. Unset: 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0 && quantity(self).compareTo(quantity('4Gi')) <= 0")
+        .message("memory is a quantity from 0 to 4Gi, for example 64Mi"))]
+    pub memory: Option<String>,
+    /// Code that was not called for so long is forgotten, in seconds. Unset: 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub seconds: Option<i32>,
+    /// Instances kept warm, one each of the code that was called again last. Unset: 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub warm: Option<i32>,
+}
+
+/// The loader for callers: `POST /.hearth/loader` with a token.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LoaderEndpoint {
+    /// Digests of the tokens that open it, `sha256:` and 64 hexadecimal digits each; a token itself stands nowhere.
+    #[schemars(length(min = 1, max = 8), inner(length(min = 71, max = 71)), extend("x-kubernetes-list-type" = "set"))]
+    #[x_kube(validation = Rule::new("self.all(digest, digest.matches('^sha256:[0-9a-f]{64}$'))")
+        .message("a token's digest is sha256: and 64 hexadecimal digits, as of: printf %s TOKEN | sha256sum"))]
+    pub token_digests: Vec<String>,
 }
 
 /// The Service in front of the function.

@@ -5,8 +5,9 @@ mod pool;
 
 pub use function::{
     AgentFunction, AgentFunctionSpec, AgentFunctionStatus, Bundle, BundleStatus, ConfigMapKey,
-    Egress, EnvVar, FunctionLimits, OpenWindow, PoolRef, QueueLimits, Reuse, Scaling,
-    ScalingDecision, ScalingPolicy, ScalingWindow, ServiceSpec, Source,
+    Egress, EnvVar, FunctionLimits, Loader, LoaderCache, LoaderEndpoint, LoaderLimits, OpenWindow,
+    PoolRef, QueueLimits, Reuse, Scaling, ScalingDecision, ScalingPolicy, ScalingWindow,
+    ServiceSpec, Source,
 };
 pub use pool::{
     AgentPool, AgentPoolSpec, AgentPoolStatus, Isolation, PoolResources, PoolToleration,

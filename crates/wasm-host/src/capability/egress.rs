@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use super::loader::{FUNCTIONS, LoadedCall, Observer};
 use super::names::{LookupError, Names};
 use super::paced::Paced;
 use crate::logs::LogSink;
@@ -35,9 +36,15 @@ pub(crate) struct Outside {
 pub(crate) struct Egress {
     pub(crate) outside: Outside,
     pub(crate) rules: Arc<[EgressRule]>,
+    /// Rules of which one must allow what one of the others does: those of who loaded this code.
+    pub(crate) within: Option<Arc<[EgressRule]>>,
     pub(crate) log: LogSink,
     /// Calls out that this call may still make.
     pub(crate) left: u32,
+    /// The next request is not one over the network, but calls code that the guest loaded.
+    pub(crate) next: Option<LoadedCall>,
+    /// The guest is loaded code: who hears what it does.
+    pub(crate) observer: Option<Arc<Observer>>,
 }
 
 impl Egress {
@@ -48,15 +55,34 @@ impl Egress {
         };
         let allows = |rule: &EgressRule| rule.allows(target.scheme, &target.host, target.port);
         let Target { host, port, .. } = target;
-        if !self.rules.iter().any(allows) {
+        let is_within = |rules: &Arc<[EgressRule]>| rules.iter().any(allows);
+        if let Some(within) = &self.within {
+            if !self.rules.iter().any(allows) {
+                self.log.note(&format!(
+                    "call to {host}:{port} denied: no rule in the code's egress names it"
+                ));
+                return Some(Error::HttpRequestDenied);
+            }
+            if !is_within(within) {
+                self.log.note(&format!(
+                    "call to {host}:{port} denied: who loaded this code may not call it either (spec.egress.allow)"
+                ));
+                return Some(Error::HttpRequestDenied);
+            }
+        } else if !is_within(&self.rules) {
             self.log.note(&format!(
                 "call to {host}:{port} denied: no egress rule names it (spec.egress.allow; a pod's annotation hearth.dev/egress)"
             ));
             return Some(Error::HttpRequestDenied);
         }
+        self.count(&format!("{host}:{port}"))
+    }
+
+    /// Counts a call out, or says why there is to be none.
+    fn count(&mut self, what: &str) -> Option<Error> {
         let Some(left) = self.left.checked_sub(1) else {
             self.log.note(&format!(
-                "call to {host}:{port} denied: this call has made as many calls out as spec.limits.outboundCalls allows"
+                "call to {what} denied: this call has made as many calls out as spec.limits.outboundCalls allows"
             ));
             return Some(Error::HttpRequestDenied);
         };
@@ -83,6 +109,19 @@ impl WasiHttpHooks for Egress {
                 >,
             > + Send,
     > {
+        if let Some(call) = self.next.take() {
+            return Box::new(async move { Ok((call.send(request).await?, nothing_left())) });
+        }
+        let is_back = request.uri().authority().is_some_and(|to| to == FUNCTIONS);
+        if let Some(observer) = self.observer.clone().filter(|_| is_back) {
+            let refused = self.count("a function of who loaded this code");
+            return Box::new(async move {
+                match refused {
+                    Some(error) => Err(error),
+                    None => Ok((observer.invoke(request).await?, nothing_left())),
+                }
+            });
+        }
         let target = Target::of(request.uri());
         let refused = self.refusal(&target);
         let outside = self.outside.clone();
@@ -94,6 +133,11 @@ impl WasiHttpHooks for Egress {
             send(&outside, target?, request, options, &log).await
         })
     }
+}
+
+/// What is left to be done for an answer that no connection brings.
+fn nothing_left() -> Box<dyn Future<Output = Result<(), Error>> + Send> {
+    Box::new(std::future::ready(Ok(())))
 }
 
 /// Where a request goes.

@@ -2,5 +2,6 @@
 
 pub(crate) mod egress;
 pub mod folders;
+pub(crate) mod loader;
 pub mod names;
 mod paced;
