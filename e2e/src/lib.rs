@@ -6,5 +6,6 @@ pub mod figure;
 pub mod load;
 pub mod served;
 pub mod wait;
+pub mod workerd;
 
 pub use cx::{Cx, SETTLE, manifest, namespaces_ended};

@@ -50,6 +50,35 @@ pub(crate) fn wasmtime(layout: &Layout, build: &Build) -> Result<()> {
     Ok(())
 }
 
+/// The peer of `bench js`, of npm. Its newest release when this was written.
+const WORKERD: &str = "1.20261117.1";
+
+/// Installs workerd, unless it is there.
+pub(crate) fn workerd(layout: &Layout) -> Result<()> {
+    let root = layout.repository().join("target/tools/workerd");
+    let package = root.join("node_modules/@cloudflare/workerd-linux-64/package.json");
+    let version = format!("\"version\": \"{WORKERD}\"");
+    if fs::read_to_string(&package).is_ok_and(|text| text.contains(&version)) {
+        return Ok(());
+    }
+    eprintln!("install workerd {WORKERD}, a peer (once)");
+    fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+    let status = Command::new("npm")
+        .args([
+            "install",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+        ])
+        .arg(&root)
+        .arg(format!("@cloudflare/workerd-linux-64@{WORKERD}"))
+        .status()
+        .context("start npm; it comes with Node.js")?;
+    ensure!(status.success(), "npm install workerd failed: see above");
+    Ok(())
+}
+
 /// Builds wasmtime's `InstancePre` with nothing around it. No other chore does: it is linked as long as the engine is.
 pub(crate) fn bare_instance(build: &Build) -> Result<()> {
     build.run(&[

@@ -103,6 +103,7 @@ impl E2e {
         // Programs that tests start or put into images.
         build.programs()?;
         python::install(cluster.layout().repository())?;
+        peers::workerd(cluster.layout())?;
         let program = build.executable(
             &[
                 "test",
@@ -128,18 +129,19 @@ impl E2e {
 /// Which measurement.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// One of apply, pod, call, serve, engine, planner; all when it is left out. `engine` and `planner` need no cluster
+    /// One of apply, pod, call, serve, engine, js, planner; all when it is left out. `engine`, `js` and `planner` need no cluster
     name: Option<String>,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
-    /// Where the bench `engine` draws its calls, as SVG
+    /// Where the bench `engine` or `js` draws its calls, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
 
 /// The benches that run beside no cluster.
 const ENGINE: &str = "engine";
+const JS: &str = "js";
 const PLANNER: &str = "planner";
 
 impl Bench {
@@ -147,7 +149,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let layout = Layout::find()?;
         let build = Build::new(layout.repository(), true)?;
-        let needs_cluster = !matches!(self.name.as_deref(), Some(ENGINE | PLANNER));
+        let needs_cluster = !matches!(self.name.as_deref(), Some(ENGINE | JS | PLANNER));
         let cluster = needs_cluster.then(Cluster::open).transpose()?;
         build.programs()?;
         if let Some(cluster) = cluster {
@@ -156,14 +158,24 @@ impl Bench {
                 return Ok(ended);
             }
         }
-        if self.name.as_deref() != Some(ENGINE) {
+        if !matches!(self.name.as_deref(), Some(ENGINE | JS)) {
             let mut command = Command::new(build.program("hearth-bench"));
             let ended = execute(command.arg(PLANNER).args(self.options()))?;
             if self.name.is_some() || ended != ExitCode::SUCCESS {
                 return Ok(ended);
             }
         }
-        self.engine(&layout, &build)
+        bundles::build(&build)?;
+        if self.name.as_deref() != Some(ENGINE) {
+            peers::workerd(&layout)?;
+            let ended = self.alone(&build, JS)?;
+            if self.name.is_some() || ended != ExitCode::SUCCESS {
+                return Ok(ended);
+            }
+        }
+        peers::wasmtime(&layout, &build)?;
+        peers::bare_instance(&build)?;
+        self.alone(&build, ENGINE)
     }
 
     /// Inside node 1's network.
@@ -175,15 +187,13 @@ impl Bench {
     }
 
     /// In a network of its own, which nothing but its processes is in.
-    fn engine(&self, layout: &Layout, build: &Build) -> Result<ExitCode> {
-        bundles::build(build)?;
-        peers::wasmtime(layout, build)?;
-        peers::bare_instance(build)?;
+    fn alone(&self, build: &Build, name: &str) -> Result<ExitCode> {
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-c"]);
         command.arg(r#"ip link set lo up && exec "$0" "$@""#);
-        command.arg(build.program("hearth-bench")).arg(ENGINE);
-        if let Some(plot) = &self.plot {
+        command.arg(build.program("hearth-bench")).arg(name);
+        // One file holds one drawing.
+        if let Some(plot) = self.plot.as_ref().filter(|_| self.name.is_some()) {
             command.arg("--plot").arg(plot);
         }
         execute(command.args(self.options()))

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use hearth_api::v1alpha1::AgentFunction;
 use hearth_e2e::wait::{Seen, until};
+use hearth_e2e::workerd::Workerd;
 use hearth_e2e::{Cx, SETTLE, call};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
@@ -186,4 +187,45 @@ pub(crate) async fn code_of_a_config_map_is_followed(cx: &Cx) -> Result<()> {
     answers("one").await?;
     cx.apply(&map("two"))?;
     answers("two").await
+}
+
+pub(crate) async fn the_same_file_runs_under_workerd(cx: &Cx) -> Result<()> {
+    let repository = cx.cluster.layout().repository();
+    let example = std::fs::read_to_string(repository.join("examples/hello-js/agent.js"))?;
+    let worker = std::fs::read_to_string(repository.join("e2e/src/bin/bench/js/worker.js"))?;
+    for (name, code, paths) in [
+        (
+            "example",
+            &example,
+            &["/", "/?name=you", "/a/b?name=%C3%A4"][..],
+        ),
+        (
+            "worker",
+            &worker,
+            &[
+                "/",
+                "/echo?a=1&b=%20&a=2",
+                "/json",
+                "/tokens",
+                "/vectors",
+                "/load?code=same",
+            ],
+        ),
+    ] {
+        let spec = "  replicas: 1\n  loader: {}\n  env: [{name: GREETING, value: Moin}]";
+        ready(cx, name, code, spec).await?;
+        let ours = cx.route(name).await?;
+        let theirs = Workerd::start(repository, name, code, &[("GREETING", "Moin")]).await?;
+        for path in paths {
+            let (ours, theirs) = (
+                call::post(&ours, path, "body").await?,
+                call::post(&theirs.address, path, "body").await?,
+            );
+            ensure!(
+                (ours.status, &ours.body) == (theirs.status, &theirs.body),
+                "{name}{path}: {ours:?}, and of workerd {theirs:?}"
+            );
+        }
+    }
+    Ok(())
 }

@@ -113,6 +113,7 @@ fn main() -> ExitCode {
         js::what_is_wrong_with_the_code_is_said_with_its_position,
         js::faults_of_a_call_are_outcomes,
         js::code_of_a_config_map_is_followed,
+        js::the_same_file_runs_under_workerd,
         typescript::an_agent_is_new_deployed_and_invoked,
         typescript::langchain_answers_from_its_packages,
         typescript::llamaindex_answers_from_its_packages,

@@ -4,15 +4,15 @@
 //! Who is compared takes turns, and the median of the turns counts, so that what else the machine does meets all alike. Load
 //! and servers share the machine's processors.
 
-mod bars;
+pub(crate) mod bars;
 mod calls;
-mod control;
+pub(crate) mod control;
 mod fairness;
 mod lru;
 mod many;
 mod memory;
 mod peers;
-mod smaps;
+pub(crate) mod smaps;
 mod starts;
 pub(crate) mod zipf;
 

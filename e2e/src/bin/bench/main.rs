@@ -1,12 +1,13 @@
 //! `cargo xtask bench [NAME] [--json]`: figures, each beside a peer in the same run.
 //!
 //! Those from the running cluster are measured inside node 1's network namespace, so that the load goes to pods and Services
-//! and to nothing else. `engine` needs no cluster: it runs in a network namespace that holds nothing but its loopback. Nor does
+//! and to nothing else. `engine` needs no cluster: it runs in a network namespace that holds nothing but its loopback, and so does `js`. Nor does
 //! `planner`, which plays traces.
 
 mod apply;
 mod call;
 mod engine;
+mod js;
 mod planner;
 mod pod;
 mod serve;
@@ -21,12 +22,12 @@ use hearth_e2e::{Cx, namespaces_ended};
 /// Measures Hearth beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One bench: apply, pod, call, serve, engine or planner. All that need the cluster when it is left out.
+    /// One bench: apply, pod, call, serve, engine, js or planner. All that need the cluster when it is left out.
     name: Option<String>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
-    /// Where the bench `engine` draws its calls, as SVG.
+    /// Where the benches `engine` and `js` draw their calls, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -43,13 +44,17 @@ async fn main() -> Result<()> {
             let say = |figure: &Figure| print(figure, arguments.json);
             return engine::run(arguments.plot.as_deref(), say).await;
         }
+        Some("js") => {
+            let say = |figure: &Figure| print(figure, arguments.json);
+            return js::run(arguments.plot.as_deref(), say).await;
+        }
         Some("planner") => {
             planner::run(|figure| print(figure, arguments.json));
             return Ok(());
         }
         Some(name) if NAMES.contains(&name) => vec![name],
         Some(name) => bail!(
-            "no bench is called {name:?}; there are {}, engine, planner",
+            "no bench is called {name:?}; there are {}, engine, js, planner",
             NAMES.join(", ")
         ),
     };

@@ -16,9 +16,9 @@ const OTHERS: &str = "#868e96";
 
 /// Values of one kind.
 #[derive(Debug)]
-pub(crate) struct Panel {
+pub(crate) struct Panel<'a> {
     /// What is measured, and in what unit.
-    pub(crate) title: &'static str,
+    pub(crate) title: &'a str,
     /// From top to bottom.
     pub(crate) bars: Vec<Bar>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Bar {
 }
 
 /// Draws the panels.
-pub(crate) fn svg(panels: &[Panel]) -> String {
+pub(crate) fn svg(panels: &[Panel<'_>]) -> String {
     let bars: usize = panels.iter().map(|panel| panel.bars.len()).sum();
     let height = 2 * MARGIN + panels.len() as u32 * TITLE + bars as u32 * STEP;
     let mut top = MARGIN;
@@ -53,7 +53,7 @@ pub(crate) fn svg(panels: &[Panel]) -> String {
     )
 }
 
-impl Panel {
+impl Panel<'_> {
     fn svg(&self, top: u32) -> String {
         let longest = self.bars.iter().map(|bar| bar.value).fold(0.0, f64::max);
         let mut text = format!(

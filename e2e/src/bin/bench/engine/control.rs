@@ -161,6 +161,17 @@ impl Engine {
         artifact: &Artifact,
         listener: &TcpListener,
     ) -> Result<()> {
+        self.place_with(function, artifact, None, listener).await
+    }
+
+    /// The same, with a module where the artifact is the JavaScript environment.
+    async fn place_with(
+        &self,
+        function: Function,
+        artifact: &Artifact,
+        module: Option<File>,
+        listener: &TcpListener,
+    ) -> Result<()> {
         let path = artifact.path();
         let artifact = File::open(path).with_context(|| format!("open {}", path.display()))?;
         let place = proto::Place {
@@ -168,10 +179,14 @@ impl Engine {
             digest: "sha256:bench".to_owned(),
             kind: proto::BundleKind::Http.into(),
             prefix_logs: true,
+            module: module
+                .as_ref()
+                .map_or_else(String::new, |_| "agent.js".to_owned()),
             ..proto::Place::default()
         };
         let log = self.log.as_fd();
-        let descriptors = [artifact.as_fd(), listener.as_fd(), log, log];
+        let mut descriptors = vec![artifact.as_fd(), listener.as_fd(), log, log];
+        descriptors.extend(module.as_ref().map(AsFd::as_fd));
         self.send(to_engine::Message::Place(place), &descriptors)
             .await
     }
@@ -186,6 +201,25 @@ impl Engine {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let (uid, target) = (function.key.uid.clone(), function.target);
         self.place(function, artifact, &listener).await?;
+        self.reported(&[uid], |report| report.warm >= target)
+            .await?;
+        Ok(listener.local_addr()?.to_string())
+    }
+
+    /// The same for a module, with the artifact of the JavaScript environment.
+    pub(crate) async fn serve_javascript(
+        &mut self,
+        function: Function,
+        artifact: &Artifact,
+        source: &str,
+    ) -> Result<String> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (uid, target) = (function.key.uid.clone(), function.target);
+        let path = artifact.path().with_file_name(format!("{uid}.js"));
+        std::fs::write(&path, source).with_context(|| format!("write {}", path.display()))?;
+        let module = File::open(&path)?;
+        self.place_with(function, artifact, Some(module), &listener)
+            .await?;
         self.reported(&[uid], |report| report.warm >= target)
             .await?;
         Ok(listener.local_addr()?.to_string())
