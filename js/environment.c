@@ -21,6 +21,7 @@
 
 // Of engine.c.
 extern JSValue engine_context;
+extern JSRuntime *engine_runtime(void);
 
 static JSRuntime *runtime;
 static JSContext *context;
@@ -238,7 +239,7 @@ static void require(bool is_so)
 // Run by the build, before there is any host: nothing here may call an import.
 __attribute__((export_name("wizer-initialize"))) void snapshot(void)
 {
-    runtime = JS_NewRuntime();
+    runtime = engine_runtime();
     context = JS_NewContextRaw(runtime);
     JS_SetMaxStackSize(runtime, STACK);
     JS_AddIntrinsicBaseObjects(context);

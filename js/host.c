@@ -9,6 +9,10 @@
 // Bytes of one write to a log, which takes no more at once.
 #define LOG_PIECE 4096
 
+// Of engine.c.
+extern JSValue engine_context;
+extern bool engine_was_refused;
+
 // What JavaScript holds of the host, under a number. Each can be waited for.
 struct entry {
     enum { INPUT, OUTPUT, CALL, TIMER, WORKER, EXECUTION } kind;
@@ -596,6 +600,12 @@ static JSValue js_fail(JSContext *ctx, JSValueConst self, int argc, JSValueConst
     return JS_UNDEFINED;
 }
 
+// wasRefused(): whether memory was.
+static JSValue js_was_refused(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    return JS_NewBool(ctx, engine_was_refused);
+}
+
 void host_end(JSContext *ctx)
 {
     host_fail(true, NULL, 0);
@@ -1044,8 +1054,6 @@ static JSValue js_environment(JSContext *ctx, JSValueConst self, int argc, JSVal
     return env;
 }
 
-extern JSValue engine_context;
-
 // context(), setContext(value): what runs now, and what is queued from now on, belongs to it.
 static JSValue js_context(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
@@ -1086,6 +1094,7 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("setContext", 1, js_set_context),
     JS_CFUNC_DEF("timer", 1, js_timer),
     JS_CFUNC_DEF("wait", 1, js_wait),
+    JS_CFUNC_DEF("wasRefused", 0, js_was_refused),
     JS_CFUNC_DEF("write", 3, js_write),
 };
 #define FUNCTION_COUNT ((int)(sizeof(FUNCTIONS) / sizeof(*FUNCTIONS)))

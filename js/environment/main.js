@@ -54,6 +54,12 @@ function described(error) {
   return [place ? `${title} (${place})` : title, ...rest].join("\n");
 }
 
+/** Whether the engine threw it for want of memory. Where there is none even for an error, that is null. */
+function isOutOfMemory(error) {
+  if (error === null) return host.wasRefused();
+  return error instanceof Error && error.name === "InternalError" && error.message === "out of memory";
+}
+
 function reportError(error) {
   host.log(true, `uncaught ${described(error)}`);
 }
@@ -158,7 +164,7 @@ async function serve() {
   } catch (error) {
     const text = `uncaught ${described(error)}`;
     host.log(true, text);
-    host.fail(error instanceof Error && error.name === "InternalError" && error.message === "out of memory", text);
+    host.fail(isOutOfMemory(error), text);
   }
   while (pending.length > 0) {
     for (const { status, reason } of await Promise.allSettled(pending.splice(0))) {
