@@ -93,11 +93,20 @@ impl Call {
             .note(&format!("call ended {outcome}: {problem}"));
     }
 
-    /// What the code threw, as it stands in the log: the caller reads it where `spec.debug` says so.
-    fn thrown(&self, text: String) {
+    /// What is said of a call whose code threw: who loaded the code hears what; of other code the caller does, and only where
+    /// `spec.debug` says so.
+    fn thrown(&self, outcome: Outcome, text: String) -> String {
+        if self.observer.is_some() {
+            return match (outcome, text.split_once('\n')) {
+                // Its frames are in the log, which comes with it.
+                (Outcome::Threw, Some((title, _))) => title.to_owned(),
+                _ => text,
+            };
+        }
         if self.function.spec.capabilities.debug {
             let _ = self.thrown.set(text);
         }
+        sentence(outcome, &self.function.spec.limits)
     }
 
     fn outcome(&self) -> Option<Outcome> {
@@ -201,12 +210,15 @@ where
     let (instance, start) = activated.map_err(|error| match error {
         StartError::Deadline => (Outcome::DeadlineExceeded, error.to_string()),
         StartError::Failed(_) => (Outcome::Unavailable, error.to_string()),
-        StartError::Load(error) if function.is_loaded() => (Outcome::LoadFailed, error.to_string()),
         StartError::Load(error) => {
             let thrown = function.grants.stderr.translated(error.to_string());
-            function.grants.stderr.note(&thrown);
-            call.thrown(thrown);
-            (Outcome::LoadFailed, sentence(Outcome::LoadFailed, limits))
+            if !function.is_loaded() {
+                function.grants.stderr.note(&thrown);
+            }
+            (
+                Outcome::LoadFailed,
+                call.thrown(Outcome::LoadFailed, thrown),
+            )
         }
     })?;
     // The first word about the start stands too.
@@ -272,10 +284,14 @@ where
         }
         // The environment answers so for what its code threw, which the log has told by now.
         Ok(Err(error)) if function.is_javascript() => {
-            if let Error::InternalError(Some(thrown)) = error {
-                call.thrown(function.grants.stderr.translated(thrown));
-            }
-            Err((Outcome::Threw, sentence(Outcome::Threw, limits)))
+            let problem = match error {
+                Error::InternalError(Some(thrown)) => {
+                    let thrown = function.grants.stderr.translated(thrown);
+                    call.thrown(Outcome::Threw, thrown)
+                }
+                _ => sentence(Outcome::Threw, limits),
+            };
+            Err((Outcome::Threw, problem))
         }
         Ok(Err(error)) => Err((
             call.failure(),

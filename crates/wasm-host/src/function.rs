@@ -426,9 +426,9 @@ impl HostedFunction {
         lanes::turn(self.number(), started).await;
     }
 
-    /// What threads tell functions apart by.
+    /// What threads tell functions apart by. All code of a loader has one share.
     fn number(&self) -> usize {
-        std::ptr::from_ref(self).addr()
+        Arc::as_ptr(&self.meters).addr()
     }
 
     /// Makes an instance here, or in the slow lane when its start-up code computes. `permit` is kept while it is here.
@@ -527,10 +527,11 @@ impl HostedFunction {
         self.grants.loaded.is_some()
     }
 
-    /// Bytes that keeping its code takes, roughly.
+    /// Bytes that keeping it takes, roughly: what came, and what was made of that. 0 for code that was not loaded.
     pub(crate) fn code_bytes(&self) -> u64 {
-        let code = self.program.code.as_ref();
-        (size_of::<Self>() + code.map_or(0, Code::bytes)) as u64
+        let came = self.grants.loaded.as_ref().map_or(0, |code| code.bytes());
+        let compiled = self.program.code.as_ref().map_or(0, Code::compiled_bytes);
+        came + (compiled + self.grants.stderr.positions_bytes()) as u64
     }
 
     /// Whether the function's code is JavaScript.

@@ -336,7 +336,7 @@ impl Host {
             self.shared
                 .callable(&placed.artifact, placed.module.is_some())?;
         }
-        let positions = placed.module.as_mut().and_then(Positions::of);
+        let positions = Positions::of(placed.module.as_mut_slice());
         let address = placed.listener.local_addr()?;
         placed.listener.set_nonblocking(true)?;
         let mut grants = self.grants(

@@ -174,10 +174,9 @@ impl Code {
         }
     }
 
-    /// Bytes of its text, and of what was made of it.
-    pub(crate) fn bytes(&self) -> usize {
-        let texts = self.modules.iter().map(|module| module.source.len());
-        texts.sum::<usize>() + self.compiled.get().map_or(0, Vec::len)
+    /// Bytes of what its text was compiled to.
+    pub(crate) fn compiled_bytes(&self) -> usize {
+        self.compiled.get().map_or(0, Vec::len)
     }
 
     /// Makes an instance in which the module is evaluated. `spare` makes a store for one that is thrown away.

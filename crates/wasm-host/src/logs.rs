@@ -150,6 +150,11 @@ impl LogSink {
         self.line(format!("hearth: {}", text.replace('\n', "\\n ")).as_bytes());
     }
 
+    /// Bytes of what the source maps were read to.
+    pub(crate) fn positions_bytes(&self) -> usize {
+        self.positions.as_ref().map_or(0, |known| known.bytes())
+    }
+
     /// What a guest said, with the positions of its sources.
     pub(crate) fn translated(&self, text: String) -> String {
         match &self.positions {

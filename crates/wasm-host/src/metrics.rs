@@ -11,6 +11,7 @@ use prometheus::{
     exponential_buckets, histogram_opts,
 };
 
+use crate::capability::loader::Reason;
 use crate::limits::MemoryBudget;
 
 /// How long the counters of a function that is gone stay: scrapers that look once a minute have its last increases.
@@ -284,9 +285,15 @@ impl Metrics {
                 for outcome in Outcome::ALL.iter().map(|outcome| outcome.as_str()) {
                     let labels = [namespace, function, outcome, start];
                     let _ = self.calls.remove_label_values(&labels);
+                    let _ = self.loaded_calls.remove_label_values(&labels);
                 }
                 let labels = [namespace, function, start];
                 let _ = self.duration.remove_label_values(&labels);
+                let _ = self.loaded_duration.remove_label_values(&labels);
+            }
+            for reason in Reason::ALL.map(Reason::as_str) {
+                let labels = [namespace, function, reason];
+                let _ = self.forgotten.remove_label_values(&labels);
             }
             let _ = self.refill_failures.remove_label_values(&labels);
             let _ = self.dropped_lines.remove_label_values(&labels);
@@ -298,6 +305,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meters::Meters;
 
     #[test]
     fn counters_of_a_function_that_is_gone_go_too() {
@@ -314,6 +322,10 @@ mod tests {
                 .refill_failures
                 .with_label_values(&["n", name])
                 .inc();
+            let loaded = Meters::of_loaded(&metrics, &key(name));
+            loaded.count(Outcome::Answered, StartKind::Compile, Duration::ZERO);
+            let labels = ["n", name, Reason::Memory.as_str()];
+            metrics.forgotten.with_label_values(&labels).inc();
         }
         metrics.forget(&key("gone"));
         metrics.forget(&key("back"));

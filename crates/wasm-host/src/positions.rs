@@ -4,6 +4,7 @@
 //! and read when the first position is looked up: a function that throws nothing pays for the text alone.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -29,21 +30,61 @@ pub fn apart(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Where the code of one module comes from.
-pub(crate) struct Positions {
-    /// Name of the module, as the engine writes it.
+/// Where the code of modules comes from.
+pub(crate) struct Positions(Vec<Mapped>);
+
+/// A module that has a source map.
+struct Mapped {
+    /// Its name, as the engine writes it.
     name: String,
-    /// A source map in base64.
+    /// The map in base64.
     map: String,
     read: OnceLock<Option<SourceMap>>,
 }
 
 impl Positions {
-    /// Takes the source map out of a module that has one.
-    pub(crate) fn of(module: &mut Module) -> Option<Self> {
+    /// Takes the source maps out of those modules that have one.
+    pub(crate) fn of(modules: &mut [Module]) -> Option<Self> {
+        let mapped: Vec<_> = modules.iter_mut().filter_map(Mapped::of).collect();
+        (!mapped.is_empty()).then_some(Self(mapped))
+    }
+
+    /// Bytes of what the maps were read to.
+    pub(crate) fn bytes(&self) -> usize {
+        let read = self
+            .0
+            .iter()
+            .filter_map(|module| module.read.get()?.as_ref());
+        read.map(|map| map.points.len() * size_of::<Point>()).sum()
+    }
+
+    /// `text` with each position in one of the modules replaced by the one that it comes from.
+    pub(crate) fn translate<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut found: Vec<_> = self.0.iter().flat_map(|module| module.find(text)).collect();
+        if found.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        found.sort_by_key(|(place, _)| place.start);
+        let mut translated = String::new();
+        let mut copied = 0;
+        for (place, original) in found {
+            // One name can be the end of another.
+            if place.start >= copied {
+                translated.push_str(&text[copied..place.start]);
+                translated.push_str(&original);
+                copied = place.end;
+            }
+        }
+        translated.push_str(&text[copied..]);
+        Cow::Owned(translated)
+    }
+}
+
+impl Mapped {
+    fn of(module: &mut Module) -> Option<Self> {
         let (code, map) = apart(&module.source);
-        let map = map?.to_owned();
-        module.source.truncate(code.len());
+        let (code, map) = (code.len(), map?.to_owned());
+        module.source.truncate(code);
         Some(Self {
             name: module.name.clone(),
             map,
@@ -51,32 +92,21 @@ impl Positions {
         })
     }
 
-    /// `text` with each position in the module replaced by the one that it comes from.
-    pub(crate) fn translate<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    /// The module's positions in a text: where they stand, and what they come from.
+    fn find(&self, text: &str) -> Vec<(Range<usize>, String)> {
         let Some(map) = text.contains(&self.name).then(|| self.map()).flatten() else {
-            return Cow::Borrowed(text);
+            return Vec::new();
         };
-        let mut translated = String::new();
-        let mut copied = 0;
-        for (start, _) in text.match_indices(&self.name) {
+        let find = |(start, _)| {
+            if text[..start].ends_with(is_of_name) {
+                return None;
+            }
             let end = start + self.name.len();
-            if start < copied || text[..start].ends_with(is_of_name) {
-                continue;
-            }
-            let Some((line, column, length)) = line_and_column(&text[end..]) else {
-                continue;
-            };
-            if let Some((source, line, column)) = map.original(line, column) {
-                translated.push_str(&text[copied..start]);
-                translated.push_str(&format!("{source}:{line}:{column}"));
-                copied = end + length;
-            }
-        }
-        if copied == 0 {
-            return Cow::Borrowed(text);
-        }
-        translated.push_str(&text[copied..]);
-        Cow::Owned(translated)
+            let (line, column, length) = line_and_column(&text[end..])?;
+            let (source, line, column) = map.original(line, column)?;
+            Some((start..end + length, format!("{source}:{line}:{column}")))
+        };
+        text.match_indices(&self.name).filter_map(find).collect()
     }
 
     fn map(&self) -> Option<&SourceMap> {
@@ -223,14 +253,40 @@ mod tests {
     const MAP: &str = r#"{"version":3,"sources":["src/agent.ts","node_modules/a/index.js"],"mappings":"AAEA,IACE;ACAF;;AACA"}"#;
 
     fn positions(map: &str) -> Positions {
-        let encoded = STANDARD.encode(map);
-        let mut module = Module {
-            name: "agent.js".to_owned(),
-            source: format!("code\n{MARK};charset=utf-8;base64,{encoded}\n"),
-        };
-        let positions = Positions::of(&mut module).unwrap();
-        assert_eq!(module.source, "code\n");
+        let mut modules = [mapped("agent.js", map)];
+        let positions = Positions::of(&mut modules).unwrap();
+        assert_eq!(modules[0].source, "code\n");
         positions
+    }
+
+    fn mapped(name: &str, map: &str) -> Module {
+        let encoded = STANDARD.encode(map);
+        Module {
+            name: name.to_owned(),
+            source: format!("code\n{MARK};charset=utf-8;base64,{encoded}\n"),
+        }
+    }
+
+    #[test]
+    fn each_module_has_its_own_map_and_what_it_says_is_not_looked_up_again() {
+        let map =
+            |source: &str| format!(r#"{{"version":3,"sources":["{source}"],"mappings":"AAEA"}}"#);
+        let plain = Module {
+            name: "plain.js".to_owned(),
+            source: "code".to_owned(),
+        };
+        let mut modules = [
+            mapped("b.js", &map("a.js")),
+            plain.clone(),
+            mapped("a.js", &map("c.ts")),
+            mapped("of a.js", &map("d.ts")),
+        ];
+        let positions = Positions::of(&mut modules).unwrap();
+        assert_eq!(
+            positions.translate("a.js:1:1 plain.js:1:1 b.js:1:1 lib/b.js:1:1 of a.js:1:1"),
+            "c.ts:3:1 plain.js:1:1 a.js:3:1 lib/b.js:1:1 d.ts:3:1"
+        );
+        assert!(Positions::of(&mut [plain]).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -26,6 +26,9 @@ use tokio::sync::mpsc;
 
 /// Longer than any step takes, also on a machine that compiles beside.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The number of functions where it is noted what runs.
+pub(crate) const MARK: u64 = 7;
 
 fn spawn(subcommand: &str) -> (Channel, Child) {
     let (ours, theirs) = channel::pair().unwrap();
@@ -196,7 +199,20 @@ impl Engine {
         .await
     }
 
+    /// Noting in `running` which functions run: each that is placed is [`MARK`].
+    pub(crate) async fn start_noting(running: &File) -> Self {
+        let start = proto::Start {
+            running: true,
+            ..proto::Start::default()
+        };
+        Self::start_noting_as(start, &[running.as_fd()]).await
+    }
+
     async fn start_as(start: proto::Start) -> Self {
+        Self::start_noting_as(start, &[]).await
+    }
+
+    async fn start_noting_as(start: proto::Start, running: &[BorrowedFd<'_>]) -> Self {
         let (control, child) = spawn("run");
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = metrics.local_addr().unwrap();
@@ -220,17 +236,14 @@ impl Engine {
             metrics: true,
             ..start
         };
+        let descriptors = [&[metrics.as_fd()], running].concat();
         engine
-            .send(to_engine::Message::Start(start), &[metrics.as_fd()])
+            .send(to_engine::Message::Start(start), &descriptors)
             .await;
         engine
     }
 
-    pub(crate) async fn send(
-        &self,
-        message: to_engine::Message,
-        descriptors: &[std::os::fd::BorrowedFd<'_>],
-    ) {
+    pub(crate) async fn send(&self, message: to_engine::Message, descriptors: &[BorrowedFd<'_>]) {
         self.control
             .send(
                 &proto::ToEngine {
@@ -299,6 +312,7 @@ impl Engine {
                 .as_ref()
                 .map_or_else(String::new, |_| "agent.js".to_owned()),
             environment: environment.is_some(),
+            mark: MARK,
             ..proto::Place::default()
         };
         let log = self.log_writer.as_fd();

@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use hearth_contract::{Function, Loader};
+use hearth_contract::{Function, Loader, RUNNING_BYTES};
 use hearth_test_guests::Guest;
 use http::Request;
 use http_body_util::Full;
@@ -14,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Answer, Engine, call, ended, function, get};
+use crate::harness::{Answer, Engine, MARK, call, ended, function, get};
 
 /// A function that may load code, and says how each call of it ended.
 fn loading(name: &str, change: impl FnOnce(&mut Function, &mut Loader)) -> Function {
@@ -47,6 +50,14 @@ fn code(source: &str) -> Value {
 /// A module whose handler has this body.
 fn handler(body: &str) -> String {
     format!("export default {{\n  async fetch(request, env, ctx) {{\n{body}\n  }},\n}};\n")
+}
+
+/// A module with a source map: its line 1 is line 101 of `source`, and so on.
+fn mapped(code: &str, source: &str) -> String {
+    let lines = "AACA;".repeat(code.lines().count());
+    let map = json!({ "version": 3, "sources": [source], "mappings": format!("AAoGA;{lines}") });
+    let map = STANDARD.encode(map.to_string());
+    format!("{code}\n//# sourceMappingURL=data:application/json;base64,{map}\n")
 }
 
 /// What the runner says of code.
@@ -156,8 +167,10 @@ async fn modules_import_one_another_and_nothing_else() {
         .place_javascript(RUNNER, loading("modules", |_, _| {}))
         .await;
     let modules = json!({
-        "src/main.js": "import { two } from './lib/two.js'; import data from 'data.json'; import words from '../words.txt';
-            export default { async fetch() { const late = await import('./lib/late.js'); return new Response([two, data.three, words, late.default].join()); } };",
+        "src/main.js": "import { two } from './lib/two.js'; import data from 'data.json'; import words from '../words.txt'; import { AsyncLocalStorage } from 'node:async_hooks';
+            const storage = new AsyncLocalStorage();
+            const fetch = async () => { const late = await import('./lib/late.js'); return new Response([two, data.three, words, late.default, storage.getStore()].join()); };
+            export default { fetch: () => storage.run('stored', fetch) };",
         "src/lib/two.js": "import { one } from '../one.js'; export const two = one + 1;",
         "src/lib/late.js": "export default 'late';",
         "src/one.js": "export const one = 1;",
@@ -169,7 +182,10 @@ async fn modules_import_one_another_and_nothing_else() {
         &json!({ "mainModule": "src/main.js", "modules": modules }),
     )
     .await;
-    assert_eq!(said["answer"]["body"], "2,3,so \"it\" is,late", "{said}");
+    assert_eq!(
+        said["answer"]["body"], "2,3,so \"it\" is,late,stored",
+        "{said}"
+    );
     for (source, words) in [
         ("import './there.js';", "none of the modules"),
         ("import 'hearth:host';", "the environment's own"),
@@ -276,6 +292,71 @@ async fn faults_of_loaded_code_are_its_own() {
     waiting["limits"] = json!({ "deadlineMilliseconds": 400 });
     let said = run(address, &waiting).await;
     assert_eq!(said["report"]["outcome"], "deadline_exceeded", "{said}");
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn positions_of_loaded_code_are_those_of_its_sources() {
+    let engine = Engine::start().await;
+    // The module of the function has the same name, and a map of its own.
+    let runner = mapped(RUNNER, "runner.ts");
+    let address = engine
+        .place_javascript(&runner, loading("maps", |_, _| {}))
+        .await;
+    let main = "import { fail } from './lib/fail.js';\nexport default {\n  fetch() {\n    console.log(new Error('seen').stack);\n    fail();\n  },\n};";
+    let fail = "export function fail() {\n  null.x;\n}";
+    let code = json!({
+        "mainModule": "agent.js",
+        "modules": { "agent.js": mapped(main, "src/main.ts"), "lib/fail.js": mapped(fail, "src/fail.ts") },
+    });
+    let said = run(address, &code).await;
+    let report = &said["report"];
+    let problem = report["problem"].as_str().unwrap();
+    assert_eq!(
+        problem,
+        "uncaught TypeError: cannot read property 'x' of null (src/fail.ts:102:1)"
+    );
+    let log = report["log"].to_string();
+    assert!(
+        log.contains("src/main.ts:104:1") && log.contains("src/fail.ts:102:1"),
+        "{log}"
+    );
+    for other in ["agent.js", "fail.js", "runner.ts"] {
+        assert!(!log.contains(other), "{log}");
+    }
+    let broken = json!({
+        "mainModule": "agent.js",
+        "modules": { "agent.js": mapped("\nnull.x;", "src/main.ts") },
+    });
+    let said = run(address, &broken).await;
+    let problem = said["report"]["problem"].as_str().unwrap();
+    assert!(problem.contains("(src/main.ts:102:1)"), "{problem}");
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn loaded_code_runs_as_the_function_that_loaded_it() {
+    let running = tempfile::tempfile().unwrap();
+    running.set_len(RUNNING_BYTES as u64).unwrap();
+    let engine = Engine::start_noting(&running).await;
+    let address = engine
+        .place_javascript(RUNNER, loading("notes", |_, _| {}))
+        .await;
+    let mut spins = code(&handler("for (;;) {}"));
+    spins["limits"] = json!({ "cpuMilliseconds": 3000 });
+    let call = tokio::spawn(async move { run(address, &spins).await });
+    // The function itself waits after a moment, which is not long enough for so many looks.
+    let mut seen = 0;
+    while seen < 100 {
+        assert!(!call.is_finished(), "it was noted in {seen} looks");
+        let mut bytes = [0; RUNNING_BYTES];
+        running.read_exact_at(&mut bytes, 0).unwrap();
+        let mut places = bytes.chunks_exact(size_of::<u64>());
+        seen += usize::from(places.any(|place| place == MARK.to_ne_bytes()));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let said = call.await.unwrap();
+    assert_eq!(said["report"]["outcome"], "cpu_exceeded", "{said}");
     engine.end().await;
 }
 
@@ -541,6 +622,40 @@ async fn ten_thousand_modules_and_what_is_old_is_forgotten() {
     engine
         .report("many", |report| ended(report, "answered") == 0)
         .await;
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn what_one_call_holds_of_code_is_bounded() {
+    const HOARDER: &str = "
+export default {
+  async fetch(request, env) {
+    const text = ' '.repeat(3 << 20);
+    for (let count = 0; ; count += 1) {
+      const code = `//${count}${text}\nexport default { fetch: () => new Response('') };`;
+      try {
+        await env.LOADER.load({ mainModule: 'a.js', modules: { 'a.js': code } }).fetch('http://a.b/');
+      } catch (error) {
+        return Response.json({ count, message: error.message });
+      }
+    }
+  },
+};";
+    let engine = Engine::start().await;
+    let address = engine
+        .place_javascript(
+            HOARDER,
+            loading("hoards", |_, loader| loader.cache_bytes = 1 << 20),
+        )
+        .await;
+    for _ in 0..2 {
+        let answer = get(address, "/").await;
+        let said: Value = serde_json::from_str(&answer.body).unwrap();
+        // 65 MiB of 3 each; the second call finds what the first one held given back.
+        assert_eq!(said["count"], 21, "{said}");
+        let message = said["message"].as_str().unwrap();
+        assert!(message.contains("calls hold"), "{said}");
+    }
     engine.end().await;
 }
 

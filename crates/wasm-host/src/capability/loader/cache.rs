@@ -26,7 +26,7 @@ struct Known<T> {
 
 /// Why code is no longer kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     /// It was not called for too long.
     Age,
     /// Other code needs its memory.
@@ -34,8 +34,10 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    pub(crate) const ALL: [Self; 2] = [Self::Age, Self::Memory];
+
     /// The word in metrics.
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Age => "age",
             Self::Memory => "memory",

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::execution::{Observer, Report};
-use super::{Loader, Wanted, WantedLimits};
+use super::{Loader, Refused, Wanted, WantedLimits};
 use crate::call::GuestBody;
 use crate::javascript::Module;
 
@@ -139,13 +139,14 @@ impl Loader {
         };
         match self.run(&body).await {
             Ok(became) => json(&became),
-            Err(problem) => refusal(StatusCode::BAD_REQUEST, &problem),
+            Err((status, problem)) => refusal(status, &problem),
         }
     }
 
-    async fn run(self: &Arc<Self>, body: &[u8]) -> Result<Became, String> {
+    async fn run(self: &Arc<Self>, body: &[u8]) -> Result<Became, (StatusCode, String)> {
+        let wrong = |problem: String| (StatusCode::BAD_REQUEST, problem);
         let code = serde_json::from_slice::<Code>(body);
-        let code = code.map_err(|error| format!("the code cannot be read: {error}"))?;
+        let code = code.map_err(|error| wrong(format!("the code cannot be read: {error}")))?;
         let millis = |millis: u32| Duration::from_millis(millis.into());
         let modules = code.modules.into_iter();
         let env = code.env.into_iter();
@@ -164,11 +165,14 @@ impl Loader {
                 response_body_bytes: Some(ANSWER_BYTES),
             },
         };
-        let request = asked(code.request)?;
+        let request = asked(code.request).map_err(wrong)?;
         let worker = wanted
             .main(&code.main_module)
             .and_then(|()| self.load(wanted))
-            .map_err(|refused| refused.to_string())?;
+            .map_err(|refused| match refused {
+                Refused::InUse => (StatusCode::SERVICE_UNAVAILABLE, refused.to_string()),
+                _ => wrong(refused.to_string()),
+            })?;
         let observer = Arc::new(Observer::default());
         let answered = match self.call(&worker, request, observer.clone()).await {
             Ok(response) => answered(response).await,

@@ -112,17 +112,9 @@ impl Observer {
         let log = self.capture.get().map(|capture| capture.take());
         let log = log.unwrap_or_default();
         let mut state = self.state();
-        let mut problem = std::mem::take(&mut state.problem);
+        let problem = std::mem::take(&mut state.problem);
         state.place = None;
         drop(state);
-        if outcome == Outcome::Threw {
-            // The environment has told the log what was thrown, and where.
-            let mut lines = log.lines.iter();
-            let thrown = lines.find(|(is_error, text)| *is_error && text.starts_with("uncaught "));
-            if let Some((_, text)) = thrown {
-                problem.clone_from(text);
-            }
-        }
         self.tell(Event::Ended(Report {
             outcome,
             start,

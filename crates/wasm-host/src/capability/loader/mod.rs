@@ -11,6 +11,7 @@ mod endpoint;
 mod execution;
 mod interface;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -30,12 +31,14 @@ use crate::capability::folders::View;
 use crate::function::{HostedFunction, Program};
 use crate::host::Shared;
 use crate::instance::Grants;
-use crate::javascript::{Code, MAX_SOURCE_BYTES, Module};
+use crate::javascript::{Code, MAX_FILE_BYTES, MAX_SOURCE_BYTES, Module};
 use crate::limits::MemoryBudget;
 use crate::logs::LogSink;
 use crate::meters::Meters;
+use crate::positions::{self, Positions};
 use crate::running::Mark;
 
+pub(crate) use cache::Reason;
 use cache::{Cache, Key};
 pub(crate) use endpoint::PATH;
 #[allow(
@@ -50,6 +53,8 @@ pub(crate) use interface::{LoadedCall, add_to_linker};
 const MODULES: usize = 256;
 /// Bytes of what code finds in its `env`, names and values.
 const ENV_BYTES: usize = 256 << 10;
+/// Bytes of code that is in use and no longer kept: of calls that run, and of workers that a call holds.
+const IN_USE_BYTES: u64 = 64 << 20;
 /// Shortest time between two looks for code that is to be forgotten.
 const SWEEP: Duration = Duration::from_millis(100);
 
@@ -91,12 +96,18 @@ pub(crate) enum Refused {
     Modules(usize),
     #[error("the modules have {0} bytes together, and code has at most {MAX_SOURCE_BYTES}")]
     Source(usize),
+    #[error("the modules have {0} bytes with their source maps, and {MAX_FILE_BYTES} is the most")]
+    File(usize),
     #[error("the env has {0} bytes of names and values, and {ENV_BYTES} is the most")]
     Env(usize),
     #[error(transparent)]
     Egress(#[from] hearth_contract::egress::InvalidRule),
     #[error("the memory limit is 0")]
     Memory,
+    #[error(
+        "calls hold {IN_USE_BYTES} bytes of code beside what spec.loader.cache.memory keeps; load less in one call, or call less at once"
+    )]
+    InUse,
 }
 
 impl Wanted {
@@ -137,11 +148,21 @@ impl Wanted {
         Ok(())
     }
 
-    fn check_size(&self) -> Result<(), Refused> {
-        let sources = self.modules.iter().map(|module| module.source.len());
-        let bytes: usize = sources.sum();
-        if bytes > MAX_SOURCE_BYTES {
-            return Err(Refused::Source(bytes));
+    /// The bytes of all of it.
+    ///
+    /// # Errors
+    /// When it is too large.
+    fn check_size(&self) -> Result<u64, Refused> {
+        let files = self.modules.iter().map(|module| module.source.len());
+        let file: usize = files.sum();
+        if file > MAX_FILE_BYTES {
+            return Err(Refused::File(file));
+        }
+        let sources = self.modules.iter();
+        let sources = sources.map(|module| positions::apart(&module.source).0.len());
+        let source: usize = sources.sum();
+        if source > MAX_SOURCE_BYTES {
+            return Err(Refused::Source(source));
         }
         let pairs = self
             .env
@@ -152,7 +173,7 @@ impl Wanted {
         if bytes > ENV_BYTES {
             return Err(Refused::Env(bytes));
         }
-        Ok(())
+        Ok((size_of::<HostedFunction>() + file + bytes) as u64)
     }
 
     /// The digest of all of it.
@@ -183,12 +204,44 @@ impl Wanted {
 }
 
 /// What loaded code is told of its surroundings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Loaded {
     /// Names, and values in JSON.
     pub(crate) env: Vec<(String, String)>,
     /// Names under which it calls back.
     pub(crate) functions: Vec<String>,
+    /// Dropped with the last instance.
+    held: Held,
+}
+
+impl Loaded {
+    /// Bytes of what came.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.held.bytes
+    }
+}
+
+/// Bytes that code takes for as long as it is there, kept or not.
+#[derive(Debug)]
+struct Held {
+    bytes: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Held {
+    /// `None` where that is more than `most` together.
+    fn new(bytes: u64, all: &Arc<AtomicU64>, most: u64) -> Option<Self> {
+        let add = |held: u64| held.checked_add(bytes).filter(|held| *held <= most);
+        let added = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let all = all.clone();
+        added.ok().map(|_| Self { bytes, all })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Code that can be called.
@@ -219,6 +272,8 @@ pub(crate) struct Loader {
     meters: Arc<Meters>,
     places: Arc<Semaphore>,
     kept: Mutex<Kept>,
+    /// Bytes of all code that is there.
+    held: Arc<AtomicU64>,
     code: IntGauge,
     bytes: IntGauge,
 }
@@ -263,6 +318,7 @@ impl Loader {
                 cache: Cache::new(),
                 is_swept: false,
             }),
+            held: Arc::default(),
             code: shared.metrics.loaded_code.with_label_values(&labels),
             bytes: shared.metrics.loaded_bytes.with_label_values(&labels),
             shared: Arc::downgrade(shared),
@@ -284,15 +340,17 @@ impl Loader {
     /// # Errors
     /// Says what is wrong with it.
     pub(crate) fn load(self: &Arc<Self>, wanted: Wanted) -> Result<Worker, Refused> {
-        wanted.check_size()?;
+        let bytes = wanted.check_size()?;
         let key = wanted.key();
         let now = Instant::now();
         if let Some(worker) = self.kept().cache.get(&key, now) {
             return Ok(worker);
         }
+        let most = self.grant.cache_bytes.saturating_add(IN_USE_BYTES);
+        let held = Held::new(bytes, &self.held, most).ok_or(Refused::InUse)?;
         let worker = Worker {
             key,
-            function: self.function(wanted)?,
+            function: self.function(wanted, held)?,
         };
         let mut kept = self.kept();
         // Somebody may have been faster; it is the same.
@@ -313,7 +371,7 @@ impl Loader {
     }
 
     /// The function that loaded code is.
-    fn function(&self, wanted: Wanted) -> Result<Arc<HostedFunction>, Refused> {
+    fn function(&self, mut wanted: Wanted, held: Held) -> Result<Arc<HostedFunction>, Refused> {
         let limits = self.limits(&wanted.limits)?;
         let rules: Vec<EgressRule> = wanted
             .egress
@@ -328,7 +386,8 @@ impl Loader {
             target: 0,
             reuse: None,
         };
-        let log = self.log.with_positions(None);
+        let positions = Positions::of(&mut wanted.modules).map(Arc::new);
+        let log = self.log.with_positions(positions);
         let grants = Grants {
             outside: self.outside.clone(),
             rules: rules.into(),
@@ -341,6 +400,7 @@ impl Loader {
             loaded: Some(Arc::new(Loaded {
                 env: wanted.env,
                 functions: wanted.functions,
+                held,
             })),
         };
         let program = Program {
