@@ -29,9 +29,12 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// What runs.
 pub(crate) struct Local {
+    engine: Engine,
     pub(crate) host: Host,
     pub(crate) artifact: Arc<Artifact>,
     pub(crate) kind: BundleKind,
+    /// What a component loads code into.
+    environment: Option<Arc<Artifact>>,
     pub(crate) stdout: Arc<OwnedFd>,
     pub(crate) stderr: Arc<OwnedFd>,
 }
@@ -66,42 +69,26 @@ impl Local {
         Self::new(engine, artifact, compiled.kind)
     }
 
-    /// An engine for JavaScript. What the environment is compiled to is kept in the user's cache folder.
+    /// An engine for JavaScript.
     ///
     /// # Errors
     /// When the environment is not there.
     pub(crate) fn javascript(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| {
-            format!(
-                "read {}; the program that runs JavaScript is missing, name it with --javascript",
-                path.display()
-            )
-        })?;
         let engine = engine()?;
-        let kept = cache_folder().map(|folder| {
-            let digest = registry::digest(&bytes);
-            let name = format!(
-                "{}-{}.cwasm",
-                engine.fingerprint(),
-                &digest["sha256:".len()..][..16]
-            );
-            folder.join(name)
-        });
-        if let Some(artifact) = kept.as_deref().and_then(|kept| reopen(&engine, kept)) {
-            return Self::new(engine, artifact, BundleKind::Http);
-        }
-        let compiled = compiled(&engine, path, &bytes)?;
-        if let Some(kept) = &kept
-            && let Err(error) = keep(kept, &compiled.artifact)
-        {
-            eprintln!(
-                "hearth: {} is not kept for the next start: {error}",
-                kept.display()
-            );
-        }
-        let artifact = Artifact::from_compiled(&engine, &compiled)
-            .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        Self::new(engine, artifact, compiled.kind)
+        let artifact = environment_artifact(&engine, path)?;
+        Self::new(engine, artifact, BundleKind::Http)
+    }
+
+    /// The same with JavaScript beside the component, which may load it (`spec.loader`).
+    ///
+    /// # Errors
+    /// When the environment is not there.
+    pub(crate) fn loading(self, path: &Path) -> Result<Self> {
+        let environment = environment_artifact(&self.engine, path)?;
+        Ok(Self {
+            environment: Some(Arc::new(environment)),
+            ..self
+        })
     }
 
     fn new(engine: Engine, artifact: Artifact, kind: BundleKind) -> Result<Self> {
@@ -109,11 +96,14 @@ impl Local {
             names: Names::of_this_machine(),
             ..HostSettings::default()
         };
-        let host = Host::new(engine, &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let host =
+            Host::new(engine.clone(), &settings).map_err(|error| anyhow::anyhow!("{error:#}"))?;
         Ok(Self {
+            engine,
             host,
             artifact: Arc::new(artifact),
             kind,
+            environment: None,
             stdout: Arc::new(std::io::stdout().as_fd().try_clone_to_owned()?),
             stderr: Arc::new(std::io::stderr().as_fd().try_clone_to_owned()?),
         })
@@ -134,7 +124,7 @@ impl Local {
             digest: String::new(),
             artifact: self.artifact.clone(),
             module,
-            environment: None,
+            environment: self.environment.clone(),
             listener,
             stdout: self.stdout.clone(),
             stderr: self.stderr.clone(),
@@ -173,6 +163,38 @@ fn compiled(engine: &Engine, path: &Path, bytes: &[u8]) -> Result<compile::Compi
         eprintln!("compiling {} ({} MB) …", path.display(), bytes.len() >> 20);
     }
     compile::compile(engine, bytes).with_context(|| path.display().to_string())
+}
+
+/// The component that runs JavaScript, compiled. That is kept in the user's cache folder.
+fn environment_artifact(engine: &Engine, path: &Path) -> Result<Artifact> {
+    let bytes = std::fs::read(path).with_context(|| {
+        format!(
+            "read {}; the program that runs JavaScript is missing, name it with --javascript",
+            path.display()
+        )
+    })?;
+    let kept = cache_folder().map(|folder| {
+        let digest = registry::digest(&bytes);
+        let name = format!(
+            "{}-{}.cwasm",
+            engine.fingerprint(),
+            &digest["sha256:".len()..][..16]
+        );
+        folder.join(name)
+    });
+    if let Some(artifact) = kept.as_deref().and_then(|kept| reopen(engine, kept)) {
+        return Ok(artifact);
+    }
+    let compiled = compiled(engine, path, &bytes)?;
+    if let Some(kept) = &kept
+        && let Err(error) = keep(kept, &compiled.artifact)
+    {
+        eprintln!(
+            "hearth: {} is not kept for the next start: {error}",
+            kept.display()
+        );
+    }
+    Artifact::from_compiled(engine, &compiled).map_err(|error| anyhow::anyhow!("{error:#}"))
 }
 
 /// `$XDG_CACHE_HOME/hearth`, else `~/.cache/hearth`.

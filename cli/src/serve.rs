@@ -58,12 +58,14 @@ impl Serve {
             .enable_all()
             .build()?;
         runtime.block_on(async {
+            let loads = function.capabilities.loader.is_some();
+            let environment = local::environment(self.javascript.as_deref())?;
             let (local, module) = match is_javascript(&bundle) {
                 true => {
-                    let environment = local::environment(self.javascript.as_deref())?;
                     let module = read_module(&bundle)?;
                     (Local::javascript(&environment)?, Some(module))
                 }
+                false if loads => (Local::component(&bundle)?.loading(&environment)?, None),
                 false => (Local::component(&bundle)?, None),
             };
             if local.kind == BundleKind::Command {

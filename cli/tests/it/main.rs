@@ -1,4 +1,4 @@
-//! The program as its users start it: bundling, and following files.
+//! The program as its users start it: bundling, following files, and serving.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,3 +9,4 @@ mod harness;
 
 mod building;
 mod developing;
+mod serving;
