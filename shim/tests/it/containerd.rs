@@ -53,8 +53,18 @@ impl Store {
 
     /// Has a component in a registry, as a wasm artifact.
     pub(crate) fn publish(&self, image: &str, wasm: Vec<u8>) {
+        self.publish_as(image, "application/wasm", wasm);
+    }
+
+    /// Has a module in a registry, as `hearth push` puts it there.
+    pub(crate) fn publish_module(&self, image: &str, code: &str) {
+        let kind = "application/vnd.hearth.module.v1+javascript";
+        self.publish_as(image, kind, code.into());
+    }
+
+    fn publish_as(&self, image: &str, kind: &str, layer: Vec<u8>) {
         let mut stored = self.0.lock().unwrap();
-        let (config, layer) = (stored.blob(b"{}".to_vec()), stored.blob(wasm));
+        let (config, layer) = (stored.blob(b"{}".to_vec()), stored.blob(layer));
         let manifest = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -63,7 +73,7 @@ impl Store {
                 "digest": config.digest, "size": config.size,
             },
             "layers": [{
-                "mediaType": "application/wasm", "digest": layer.digest, "size": layer.size,
+                "mediaType": kind, "digest": layer.digest, "size": layer.size,
             }],
         });
         let manifest = stored.blob(manifest.to_string().into_bytes());

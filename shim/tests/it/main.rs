@@ -8,6 +8,7 @@
 
 mod containerd;
 mod engine_loss;
+mod loading;
 mod lockdown;
 mod node;
 mod pods;

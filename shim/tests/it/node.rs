@@ -214,6 +214,11 @@ impl Node {
         (spec, file)
     }
 
+    /// Where the installer would have put the JavaScript environment.
+    pub(crate) fn javascript(&self) -> PathBuf {
+        self.dir.path().join("hearth-javascript.wasm")
+    }
+
     /// A host of functions as a pool's container has it, with its metrics on the port.
     pub(crate) async fn host(&self, metrics: u16) -> Host {
         self.host_of(engine(), metrics).await
@@ -238,6 +243,7 @@ impl Node {
         let config = Config {
             state_dir: self.dir.path().join("state"),
             engine: exe,
+            javascript: self.javascript(),
             ..Config::default()
         };
         let containerd = self.dir.path().join("containerd.sock");
