@@ -19,7 +19,7 @@ pub(crate) fn install(repository: &Path) -> Result<()> {
     eprintln!("install AutoGen and LangChain for the tests of clients/python (once)");
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(&folder);
-    run(make).context("python3 with its module venv is needed; Debian has it as python3-venv")?;
+    run(make).context("python3 with its module venv is needed; `cargo xtask up` installs it")?;
     let mut pip = Command::new(folder.join("bin/python"));
     pip.args([
         "-m",

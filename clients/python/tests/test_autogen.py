@@ -4,6 +4,7 @@ import pytest
 from autogen_core import CancellationToken
 from autogen_core.code_executor import CodeBlock, CodeExecutor
 
+from hearth_loader import Limits
 from hearth_loader.autogen import HearthCodeExecutor
 
 
@@ -42,9 +43,14 @@ def test_other_languages_are_refused_by_name(url, token):
 
 
 def test_it_is_a_component_that_is_described_and_made_again(url, token):
-    executor = HearthCodeExecutor(url, token, egress=["http://a.example"])
-    config = executor._to_config()
-    again = HearthCodeExecutor._from_config(config)
+    limits = Limits(cpu_milliseconds=1000, outbound_calls=0)
+    executor = HearthCodeExecutor(url, token, egress=["http://a.example"], limits=limits)
+    described = executor.dump_component().model_dump()
+    assert token not in str(described)
+    # Who makes it again brings the token.
+    described["config"]["token"] = token
+    again = HearthCodeExecutor.load_component(described)
+    assert again._to_config() == executor._to_config()
     result = execute(again, CodeBlock(code="console.log(1)", language="js"))
     assert result.output == "1\n"
 

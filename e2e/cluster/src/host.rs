@@ -25,6 +25,8 @@ const PACKAGES: [(&str, &str); 15] = [
 
 /// Needed only where the machine has no Node.js of its own.
 const NODE_PACKAGES: [&str; 2] = ["nodejs", "npm"];
+/// Needed only where the machine has no Python that makes environments, for the tests of clients/python.
+const PYTHON_PACKAGES: [&str; 2] = ["python3", "python3-venv"];
 
 /// Checks what cannot be installed from here. Reports everything that is missing at once.
 pub fn check() -> Result<()> {
@@ -72,6 +74,9 @@ pub fn missing_packages() -> Result<Vec<&'static str>> {
     let mut needed: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).collect();
     if !runs("node", &["--version"]) {
         needed.extend(NODE_PACKAGES);
+    }
+    if !runs("python3", &["-c", "import ensurepip, venv"]) {
+        needed.extend(PYTHON_PACKAGES);
     }
     Ok(not_installed(&needed, &installed))
 }

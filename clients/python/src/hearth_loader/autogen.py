@@ -21,8 +21,7 @@ class HearthCodeExecutorConfig(BaseModel):
     token: SecretStr
     egress: list[str] = []
     timeout: float = 60.0
-    memory_bytes: int | None = None
-    cpu_milliseconds: int | None = None
+    limits: Limits = Limits()
 
 
 class HearthCodeExecutor(CodeExecutor, Component[HearthCodeExecutorConfig]):
@@ -49,10 +48,8 @@ class HearthCodeExecutor(CodeExecutor, Component[HearthCodeExecutorConfig]):
             token=SecretStr(token),
             egress=list(egress or ()),
             timeout=timeout,
-            memory_bytes=limits.memory_bytes if limits else None,
-            cpu_milliseconds=limits.cpu_milliseconds if limits else None,
+            limits=limits or Limits(),
         )
-        self._limits = limits
         self._loader = Loader(url, token, timeout=timeout)
 
     async def execute_code_blocks(
@@ -65,7 +62,7 @@ class HearthCodeExecutor(CodeExecutor, Component[HearthCodeExecutorConfig]):
         # Each has its own names.
         script = " ".join(f"{{ {block.code}\n}}" for block in code_blocks)
         run = asyncio.to_thread(
-            self._loader.run_script, script, egress=self._config.egress, limits=self._limits
+            self._loader.run_script, script, egress=self._config.egress, limits=self._config.limits
         )
         task = asyncio.ensure_future(run)
         cancellation_token.link_future(task)
@@ -88,11 +85,10 @@ class HearthCodeExecutor(CodeExecutor, Component[HearthCodeExecutorConfig]):
 
     @classmethod
     def _from_config(cls, config: HearthCodeExecutorConfig) -> Self:
-        limits = Limits(memory_bytes=config.memory_bytes, cpu_milliseconds=config.cpu_milliseconds)
         return cls(
             config.url,
             config.token.get_secret_value(),
             egress=config.egress,
             timeout=config.timeout,
-            limits=limits,
+            limits=config.limits,
         )
