@@ -129,7 +129,8 @@ impl E2e {
 /// Which measurement.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// One of apply, pod, call, serve, engine, js, planner; all when it is left out. `engine`, `js` and `planner` need no cluster
+    /// One of apply, pod, call, serve, scale, engine, js, planner; all but scale when it is left out. `engine`, `js` and `planner`
+    /// need no cluster
     name: Option<String>,
     /// One JSON object a line
     #[arg(long)]

@@ -8,6 +8,7 @@ mod hpa;
 mod js;
 mod loader;
 mod lockdown;
+mod netpol;
 mod outages;
 mod pods;
 mod pools;
@@ -132,9 +133,11 @@ fn main() -> ExitCode {
         chart::pods_keep_to_the_pod_security_that_is_promised,
         chart::who_may_view_or_edit_a_namespace_may_do_so_with_functions,
         chart::helm_test_says_that_it_works,
+        netpol::nothing_passes_but_what_policies_allow,
     ))
     .chain(cases!("pools":
-        pools::a_node_joins_and_leaves_and_no_call_fails,
+        pools::a_changed_pool_is_replaced_without_a_failed_call,
+        pools::a_node_joins_is_drained_and_leaves_and_no_call_fails,
     ))
     .chain(cases!("hpa":
         hpa::load_raises_replicas_and_its_end_lowers_them_to_zero,
@@ -142,7 +145,7 @@ fn main() -> ExitCode {
         hpa::scaling_of_its_own_follows_calls,
     ))
     .chain(cases!("survive":
-        survive::another_operator_leads_when_the_leader_is_killed,
+        survive::another_operator_leads_when_the_leader_leaves_and_when_it_is_killed,
         survive::a_killed_engine_costs_the_calls_in_it_and_no_restart,
         survive::a_killed_engine_of_a_pool_is_warm_again_and_counts_its_lost_calls,
         survive::a_killed_shim_ends_its_pod_with_a_reason_and_no_other,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hearth_api::NODE_READY_LABEL;
 use hearth_cluster::layout::{NodeNumber, node_name};
 use hearth_e2e::load::Ongoing;
@@ -13,12 +13,43 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::Api;
 
-use crate::support::{HELLO, METRICS, is_warm, ready_since};
+use crate::support::{Callers, HELLO, METRICS, is_warm, mischief, ready_since};
 
 /// The function of this group.
 const NAME: &str = "everywhere";
 
-pub(crate) async fn a_node_joins_and_leaves_and_no_call_fails(cx: &Cx) -> Result<()> {
+pub(crate) async fn a_changed_pool_is_replaced_without_a_failed_call(cx: &Cx) -> Result<()> {
+    cx.ready_function(NAME, HELLO, "  replicas: 2").await?;
+    is_warm(cx, NAME, 2).await?;
+    let since = ready_since(&cx.condition(NAME, "Ready", "True").await?)?;
+    let before = uids(&cx.pool_pods().await?);
+    let calls = Ongoing::start(&cx.route(NAME).await?, "/");
+    // A pod's resources are part of what it is made of.
+    let patch = r#"{"spec": {"resources": {"requests": {"cpu": "10m"}}}}"#;
+    cx.kubectl(&["patch", "agentpool", "default", "--type=merge", "-p", patch])?;
+    until("all pool pods to be others", SETTLE, || async {
+        let pods = cx.pool_pods().await?;
+        let now = uids(&pods);
+        let is_replaced = now.len() == before.len() && now.is_disjoint(&before);
+        Ok(Seen::when(
+            is_replaced,
+            (),
+            format!("{before:?}, now {now:?}"),
+        ))
+    })
+    .await?;
+    is_warm(cx, NAME, 2).await?;
+    calls.end().await?.none_failed()?;
+    let function = cx.condition(NAME, "Ready", "True").await?;
+    ensure!(ready_since(&function)? == since, "{:?}", function.status);
+    Ok(())
+}
+
+fn uids(pods: &[Pod]) -> BTreeSet<String> {
+    pods.iter().filter_map(ResourceExt::uid).collect()
+}
+
+pub(crate) async fn a_node_joins_is_drained_and_leaves_and_no_call_fails(cx: &Cx) -> Result<()> {
     let before = cx.cluster.nodes()?;
     let joined = before + 1;
     let outcome = joins_and_leaves(cx, joined).await;
@@ -57,6 +88,16 @@ async fn joins_and_leaves(cx: &Cx, joined: NodeNumber) -> Result<()> {
         is_called(cx, &pod).await?;
     }
     ensure!(held == f64::from(replicas), "{held} of {replicas} are held");
+    each_pod_follows_its_own_calls(cx, joined).await?;
+
+    // An administrator's `kubectl drain`: what runs there is evicted, and comes back when the node does.
+    let node = node_name(joined);
+    cx.kubectl(&["drain", &node, "--ignore-daemonsets", "--timeout=60s"])?;
+    endpoints_are_on(cx, &few).await?;
+    is_warm(cx, NAME, replicas).await?;
+    cx.kubectl(&["uncordon", &node])?;
+    endpoints_are_on(cx, &many).await?;
+    is_warm(cx, NAME, replicas).await?;
 
     cx.cluster.remove_node(joined)?;
     endpoints_are_on(cx, &few).await?;
@@ -69,6 +110,48 @@ async fn joins_and_leaves(cx: &Cx, joined: NodeNumber) -> Result<()> {
         function.status
     );
     Ok(())
+}
+
+/// Calls to the pool pod of one node raise what that pod holds, and no other.
+async fn each_pod_follows_its_own_calls(cx: &Cx, node: NodeNumber) -> Result<()> {
+    const BUSY: &str = "busy";
+    const CALLERS: i32 = 4;
+    let spec = "  replicas: 1\n  limits: {deadlineMilliseconds: 2000}\n  reuse: {calls: 100}\n  scaling: {maxReplicas: 16, policy: Reactive}";
+    let function = cx.ready_function(BUSY, &mischief(cx)?, spec).await?;
+    let port = function.status.and_then(|status| status.port);
+    let port = port.context("a function that is Ready has a port")?;
+    let node = node_name(node);
+    let is_there = |pod: &Pod| {
+        let spec = pod.spec.as_ref();
+        spec.and_then(|spec| spec.node_name.as_deref()) == Some(&node)
+    };
+    let pods = cx.pool_pods().await?;
+    let called = pods.iter().find(|pod| is_there(pod));
+    let called = called.and_then(|pod| pod.status.as_ref()?.pod_ip.clone());
+    let address = format!("{}:{port}", called.context("a pod on the node")?);
+    let callers = Callers::start(&address, CALLERS);
+    until("each pod to hold what it is called", SETTLE, || async {
+        let (mut there, mut elsewhere) = (0.0, 0.0_f64);
+        for pod in &pods {
+            let labels = [&format!("function=\"{BUSY}\"")[..]];
+            let held = cx.metric(pod, METRICS, "hearth_instances", &labels).await?;
+            match is_there(pod) {
+                true => there = held,
+                false => elsewhere = elsewhere.max(held),
+            }
+        }
+        // Those that are in a call, and one for the next.
+        let is_sized = there > f64::from(CALLERS) && elsewhere <= 1.0;
+        Ok(Seen::when(
+            is_sized,
+            (),
+            format!("{there} there, {elsewhere} elsewhere"),
+        ))
+    })
+    .await?;
+    callers.end().await?;
+    cx.kubectl(&["delete", "agentfunction", BUSY, "--timeout=60s"])
+        .map(drop)
 }
 
 fn names(nodes: impl Iterator<Item = NodeNumber>) -> BTreeSet<String> {

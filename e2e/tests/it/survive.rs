@@ -1,5 +1,7 @@
 //! What may go away while calls go on.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +15,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 
 use crate::pods;
-use crate::support::{self, Backdoor, HELLO, METRICS, is_warm, restarts};
+use crate::support::{self, Backdoor, Callers, HELLO, METRICS, is_warm, mischief, restarts};
 
 /// The engine's program, and where it is on a node.
 pub(crate) const ENGINE: &str = "hearth-engine";
@@ -23,10 +25,14 @@ const BIN: &str = hearth_cluster::node::BIN_DIRECTORY;
 const NAMESPACE: &str = "hearth-system";
 /// Name of its Deployment and of its Lease.
 pub(crate) const OPERATOR: &str = "hearth-operator";
-/// What a follower may take beyond the Lease's time: it waits for up to a second, so that not all grasp for it at once.
-const TAKEOVER: Duration = Duration::from_secs(5);
+/// Calls go on without a leader, and nothing else does. A follower may take so long when the leader says nothing any more, and
+/// so long when it says that it goes.
+const SILENT: Duration = Duration::from_secs(15);
+const POLITE: Duration = Duration::from_secs(3);
 
-pub(crate) async fn another_operator_leads_when_the_leader_is_killed(cx: &Cx) -> Result<()> {
+pub(crate) async fn another_operator_leads_when_the_leader_leaves_and_when_it_is_killed(
+    cx: &Cx,
+) -> Result<()> {
     let deployment = format!("deployment/{OPERATOR}");
     let before = operators_kubectl(cx, &["get", &deployment, "-o=jsonpath={.spec.replicas}"])?;
     let before = before.trim().parse()?;
@@ -40,20 +46,78 @@ async fn hand_over(cx: &Cx) -> Result<()> {
     let leader = scale_to_lead(cx, 2).await?;
     cx.ready_function("old", HELLO, "  replicas: 2").await?;
     is_warm(cx, "old", 2).await?;
+    let scaling = "  replicas: 1\n  limits: {deadlineMilliseconds: 2000}\n  reuse: {calls: 100}\n  scaling: {maxReplicas: 8, policy: Reactive}";
+    cx.ready_function("busy", &mischief(cx)?, scaling).await?;
+    let callers = Callers::start(&cx.route("busy").await?, CALLERS);
     let calls = Ongoing::start(&cx.route("old").await?, "/");
+    until("calls to raise the number", SETTLE, || async {
+        let wanted = wanted(cx).await?;
+        Ok(Seen::when(wanted > CALLERS, (), wanted.to_string()))
+    })
+    .await?;
+    let lowest = Lowest::start(cx);
 
-    let term = lease(cx).await?.lease_duration_seconds;
-    let term = Duration::from_secs(term.context("the Lease has a duration")?.try_into()?);
-    kill(cx, &leader).await?;
-    leader_other_than(cx, Some(&leader), term + TAKEOVER).await?;
+    // The Deployment brings another replica meanwhile.
+    let polite = DeleteParams::default();
+    operators(cx).delete(&leader.name_any(), &polite).await?;
+    let second = leader_other_than(cx, Some(&leader), POLITE).await?;
+    is_told(cx, "second").await?;
 
+    // With a follower that is ready to.
+    scale(cx, 2).await?;
+    kill(cx, &second).await?;
+    leader_other_than(cx, Some(&second), SILENT).await?;
     // The new leader carries out what is new, and reaches the pool pods that the old one had.
-    cx.ready_function("new", HELLO, "  replicas: 1").await?;
-    let answer = call::get(&cx.route("new").await?, "/").await?;
-    ensure!(answer.status == 200, "{answer:?}");
+    is_told(cx, "third").await?;
     cx.kubectl(&["scale", "agentfunction/old", "--replicas=5"])?;
     is_warm(cx, "old", 5).await?;
+
+    // Neither forgot how many the calls needed.
+    let lowest = lowest.end().await?;
+    ensure!(lowest >= CALLERS, "a leader wanted {lowest}");
+    callers.end().await?;
     calls.end().await?.none_failed()
+}
+
+/// Callers of the function that scales.
+const CALLERS: i32 = 4;
+
+/// Applies a function and calls it.
+async fn is_told(cx: &Cx, name: &str) -> Result<()> {
+    cx.ready_function(name, HELLO, "  replicas: 1").await?;
+    let answer = call::get(&cx.route(name).await?, "/").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(())
+}
+
+async fn wanted(cx: &Cx) -> Result<i32> {
+    let status = cx.functions().get("busy").await?.status;
+    Ok(status.and_then(|status| status.wanted).unwrap_or(0))
+}
+
+/// The lowest number that was wanted while this looked.
+struct Lowest(tokio::task::JoinHandle<Result<i32>>, Arc<AtomicBool>);
+
+impl Lowest {
+    fn start(cx: &Cx) -> Self {
+        let (functions, is_enough) = (cx.functions(), Arc::new(AtomicBool::new(false)));
+        let enough = is_enough.clone();
+        let look = async move {
+            let mut lowest = i32::MAX;
+            while !enough.load(Ordering::Relaxed) {
+                let status = functions.get("busy").await?.status;
+                lowest = lowest.min(status.and_then(|status| status.wanted).unwrap_or(0));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ok(lowest)
+        };
+        Self(tokio::spawn(look), is_enough)
+    }
+
+    async fn end(self) -> Result<i32> {
+        self.1.store(true, Ordering::Relaxed);
+        self.0.await?
+    }
 }
 
 /// Ends the leader without a word: told to end, which deleting its pod would do, it gives the Lease back.

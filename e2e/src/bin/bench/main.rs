@@ -1,8 +1,9 @@
 //! `cargo xtask bench [NAME] [--json]`: figures, each beside a peer in the same run.
 //!
 //! Those from the running cluster are measured inside node 1's network namespace, so that the load goes to pods and Services
-//! and to nothing else. `engine` needs no cluster: it runs in a network namespace that holds nothing but its loopback, and so does `js`. Nor does
-//! `planner`, which plays traces.
+//! and to nothing else. `engine` and `js` need no cluster: they run in a network namespace that holds nothing but its loopback. Nor
+//! does `planner`, which plays traces. `scale` needs a cluster, and is run only where it is named: it takes minutes, and other
+//! figures would not be those of an idle cluster.
 
 mod apply;
 mod call;
@@ -10,6 +11,7 @@ mod engine;
 mod js;
 mod planner;
 mod pod;
+mod scale;
 mod serve;
 
 use std::path::PathBuf;
@@ -22,7 +24,8 @@ use hearth_e2e::{Cx, namespaces_ended};
 /// Measures Hearth beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One bench: apply, pod, call, serve, engine, js or planner. All that need the cluster when it is left out.
+    /// One bench: apply, pod, call, serve, scale, engine, js or planner. All that need the cluster, but scale, when it is left
+    /// out.
     name: Option<String>,
     /// One JSON object a line.
     #[arg(long)]
@@ -34,6 +37,8 @@ struct Arguments {
 
 /// Those that need the cluster.
 const NAMES: [&str; 4] = ["apply", "pod", "call", "serve"];
+/// The one of them that others do not stand beside.
+const SCALE: &str = "scale";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -52,9 +57,9 @@ async fn main() -> Result<()> {
             planner::run(|figure| print(figure, arguments.json));
             return Ok(());
         }
-        Some(name) if NAMES.contains(&name) => vec![name],
+        Some(name) if NAMES.contains(&name) || name == SCALE => vec![name],
         Some(name) => bail!(
-            "no bench is called {name:?}; there are {}, engine, js, planner",
+            "no bench is called {name:?}; there are {}, {SCALE}, engine, js, planner",
             NAMES.join(", ")
         ),
     };
@@ -66,6 +71,7 @@ async fn main() -> Result<()> {
             "apply" => apply::run(&cx).await,
             "pod" => pod::run(&cx).await,
             "call" => call::run(&cx).await,
+            SCALE => scale::run(&cx).await,
             _ => serve::run(&cx).await,
         };
         cx.close().await?;
