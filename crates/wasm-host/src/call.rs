@@ -454,7 +454,7 @@ async fn run(
         call.function.give_back(instance);
     } else {
         // Its answer, if there is one, is cut when it goes.
-        drop(instance);
+        call.function.shared.lanes.drop_promptly(instance);
     }
     drop(place);
 }

@@ -28,7 +28,7 @@ const START: Duration = Duration::from_secs(10);
 /// Instances of ended calls that wait to be taken apart, at most.
 const USED: usize = 4;
 /// A function whose calls left the quick lane begins this many calls in the slow one before it is tried again.
-const HEAVY_CALLS: u32 = 16;
+const HEAVY_CALLS: u32 = 64;
 /// Time between two reports about a function.
 const REPORTS: Duration = Duration::from_millis(50);
 /// Pause before a warm instance is tried again after a failure; doubled up to the second value.
@@ -395,6 +395,11 @@ impl HostedFunction {
 
     /// Takes an instance that no other call may have. It is taken apart after its answer went out.
     pub(crate) fn discard(self: &Arc<Self>, instance: Instance) {
+        if lanes::is_slow() {
+            self.shared.lanes.drop_promptly(instance);
+            self.refill_on(&self.shared.lanes.any());
+            return;
+        }
         let mut pool = self.pool();
         if pool.used.len() < USED && !self.is_pausing.load(Ordering::Relaxed) {
             pool.used.push(instance);
@@ -414,10 +419,8 @@ impl HostedFunction {
 
     /// What a call says of those that come.
     pub(crate) fn learn(&self, spent: &Spent) {
-        if spent.is_much() {
+        if spent.is_much() || lanes::took(self.number(), spent.time()) {
             self.heavy.store(HEAVY_CALLS, Ordering::Relaxed);
-        } else {
-            lanes::took(self.number(), spent.time());
         }
     }
 

@@ -3,19 +3,24 @@
 //! The quick lane has up to a thread a core, each with a runtime of its own, started when the connections need it. A
 //! connection is given to one of them and stays: its calls, their guests and the refills that they ask for run there, and nothing is handed from thread to thread. Guests
 //! that compute for longer than [`QUICK`] are carried on in the slow lane, whose threads the kernel runs when the quick
-//! lane leaves it a core: a guest that spins delays its neighbours by as much as it takes to notice.
+//! lane leaves it a core: a guest that spins delays its neighbours by as much as it takes to notice. Calls of a function that
+//! takes more than its share of a thread, while others are called there, begin in the slow lane too when each is [`COSTLY`].
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,8 +28,8 @@ use tokio_util::task::AbortOnDropHandle;
 /// Processor time that a guest may take in the quick lane.
 pub(crate) const QUICK: Duration = Duration::from_millis(2);
 
-/// Niceness of the slow lane's threads.
-const SLOW_NICE: i32 = 19;
+/// Niceness of who makes way for others and yet has a share.
+const LEAST: i32 = 19;
 
 /// Both lanes. Their threads end when this is dropped.
 pub(crate) struct Lanes {
@@ -69,12 +74,43 @@ impl Drop for Claim {
     }
 }
 
-/// A runtime that may be dropped anywhere: whoever waits for its threads must not be one that others wait for.
-struct Slow(Option<Runtime>);
+/// A runtime that may be dropped anywhere: whoever waits for its threads must not be one that others wait for. And a thread of
+/// ordinary priority for what its threads leave behind.
+struct Slow {
+    runtime: Option<Runtime>,
+    left: Option<mpsc::Sender<Box<dyn Send>>>,
+}
+
+impl Slow {
+    fn start(width: usize) -> Self {
+        let runtime = Builder::new_multi_thread()
+            .thread_name("slow")
+            .worker_threads(width)
+            .on_thread_start(yield_to_others)
+            .enable_all()
+            .build();
+        let (left, things) = mpsc::channel::<Box<dyn Send>>();
+        let janitor = thread::Builder::new()
+            .name("janitor".to_owned())
+            .spawn(move || {
+                be_nice();
+                things.into_iter().for_each(drop);
+            });
+        Self {
+            runtime: runtime
+                .inspect_err(|error| tracing::error!(%error, "no slow lane"))
+                .ok(),
+            left: janitor
+                .inspect_err(|error| tracing::warn!(%error, "the slow lane cleans up itself"))
+                .ok()
+                .map(|_| left),
+        }
+    }
+}
 
 impl Drop for Slow {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
@@ -130,20 +166,19 @@ impl Lanes {
 
     /// The slow lane, which is started when the first guest needs it; where that fails, the quick one.
     pub(crate) fn slow(&self) -> Handle {
-        let slow = self.slow.get_or_init(|| {
-            let made = Builder::new_multi_thread()
-                .thread_name("slow")
-                .worker_threads(self.width)
-                .on_thread_start(yield_to_others)
-                .enable_all()
-                .build();
-            Slow(
-                made.inspect_err(|error| tracing::error!(%error, "no slow lane"))
-                    .ok(),
-            )
-        });
-        let runtime = slow.0.as_ref();
+        let slow = self.slow.get_or_init(|| Slow::start(self.width));
+        let runtime = slow.runtime.as_ref();
         runtime.map_or_else(|| self.any(), |slow| slow.handle().clone())
+    }
+
+    /// Drops `thing`; where a thread of the slow lane would, another does. To take an instance apart holds the process's
+    /// memory map and the pool of instances, for which all threads wait: a thread that makes way for others must not have them.
+    pub(crate) fn drop_promptly<T: Send + 'static>(&self, thing: T) {
+        let slow = self.slow.get().filter(|_| is_slow());
+        if let Some(left) = slow.and_then(|slow| slow.left.as_ref()) {
+            // A thread that is gone gives it back in the error.
+            drop(left.send(Box::new(thing)));
+        }
     }
 }
 
@@ -165,11 +200,31 @@ fn worker(number: usize) -> std::io::Result<Worker> {
     })
 }
 
+thread_local! {
+    static IS_SLOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is of the slow lane.
+pub(crate) fn is_slow() -> bool {
+    IS_SLOW.get()
+}
+
 /// For the calling thread alone: on Linux a thread's id is a process id to the scheduler.
-fn yield_to_others() {
+fn be_nice() {
     let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), SLOW_NICE) {
-        tracing::warn!(%error, "the slow lane is as quick as the other");
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), LEAST) {
+        tracing::warn!(%error, "cleaning up is as quick as calls");
+    }
+}
+
+/// For the calling thread alone. An idle thread (`SCHED_IDLE`) makes way at once for any other that wakes; one of the lowest
+/// niceness keeps its core for the scheduler's slice first, which is a millisecond and more on Linux 6.6 and later.
+fn yield_to_others() {
+    IS_SLOW.set(true);
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let thread = thread_native_id();
+    if let Err(error) = set_thread_priority_and_policy(thread, ThreadPriority::Min, idle) {
+        tracing::warn!(?error, "the slow lane is as quick as the other");
     }
 }
 
@@ -195,6 +250,8 @@ impl Spent {
 
 /// Processor time of a thread that one function's calls may have of a [`ROUND`] while other functions are called there.
 const SHARE: Duration = Duration::from_micros(300);
+/// Time of a call above which others do not wait for it. Below, to hand it to another thread would cost more than it gives.
+const COSTLY: Duration = Duration::from_micros(100);
 /// What a share is of.
 const ROUND: Duration = Duration::from_millis(1);
 /// Other functions are called on a thread when one was so long ago.
@@ -242,15 +299,30 @@ impl Turns {
             && taken.any(|(of, time)| *of == function && *time > SHARE)
     }
 
-    /// A call of `function` took this long. Threads on which no call begins, those of the slow lane, have no turns.
-    fn add(&mut self, function: usize, time: Duration) {
-        if self.last.is_none() {
-            return;
-        }
-        match self.taken.iter_mut().find(|(of, _)| *of == function) {
-            Some((_, taken)) => *taken += time,
-            None => self.taken.push((function, time)),
-        }
+    /// A call of `function` took this long. Whether it stands in the way of others. Threads on which no call begins, those of
+    /// the slow lane, have no turns.
+    fn add(&mut self, function: usize, time: Duration) -> bool {
+        let Some((_, now)) = self.last else {
+            return false;
+        };
+        let taken = match self.taken.iter_mut().find(|(of, _)| *of == function) {
+            Some((_, taken)) => {
+                *taken += time;
+                *taken
+            }
+            None => {
+                self.taken.push((function, time));
+                time
+            }
+        };
+        time > COSTLY && taken > SHARE && self.has_others(function, now)
+    }
+
+    /// Whether calls of functions other than this one began lately.
+    fn has_others(&self, function: usize, now: Instant) -> bool {
+        let last = self.last.filter(|(last, _)| *last != function);
+        let last = last.map(|(_, at)| at).or(self.other);
+        last.is_some_and(|other| now - other < LATELY)
     }
 }
 
@@ -262,9 +334,9 @@ pub(crate) async fn turn(function: usize, now: Instant) {
     }
 }
 
-/// A call of `function` took `time` of this thread.
-pub(crate) fn took(function: usize, time: Duration) {
-    TURNS.with_borrow_mut(|turns| turns.add(function, time));
+/// A call of `function` took `time` of this thread. Whether its next ones should leave the thread to others.
+pub(crate) fn took(function: usize, time: Duration) -> bool {
+    TURNS.with_borrow_mut(|turns| turns.add(function, time))
 }
 
 /// A guest took more processor time than it may.
