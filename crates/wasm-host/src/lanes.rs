@@ -532,6 +532,26 @@ mod tests {
     }
 
     #[test]
+    fn a_costly_call_stands_in_the_way_of_others_that_are_there() {
+        let (busy, other) = (1, 2);
+        let start = Instant::now();
+        let mut turns = Turns::NONE;
+        turns.begin(busy, start);
+        assert!(!turns.add(busy, SHARE * 2), "nobody else is called");
+        turns.begin(other, start);
+        assert!(!turns.add(other, COSTLY * 2), "less than its share");
+        assert!(turns.add(busy, COSTLY * 2));
+        turns.begin(busy, start);
+        assert!(turns.add(busy, COSTLY * 2));
+        assert!(!turns.add(busy, COSTLY / 2), "others hardly wait for it");
+        turns.begin(busy, start + LATELY * 2);
+        assert!(
+            !turns.add(busy, SHARE * 2),
+            "nobody else is called any more"
+        );
+    }
+
+    #[test]
     fn a_thread_on_which_no_call_begins_keeps_nothing_of_them() {
         let mut turns = Turns::NONE;
         turns.add(1, SHARE);
@@ -577,6 +597,23 @@ mod tests {
         let threads = lanes.any().spawn(carried).await.unwrap().unwrap().unwrap();
         assert!(threads[0].starts_with("quick-"), "{threads:?}");
         assert_eq!(threads[1], "slow");
+    }
+
+    #[tokio::test]
+    async fn what_the_slow_lane_leaves_is_dropped_by_another_thread() {
+        struct Left(Option<oneshot::Sender<String>>);
+        impl Drop for Left {
+            fn drop(&mut self) {
+                let _ = self.0.take().unwrap().send(name_of_thread());
+            }
+        }
+        let lanes = Arc::new(Lanes::start(None).unwrap());
+        for (handle, dropped_by) in [(lanes.slow(), "janitor"), (lanes.any(), "quick-0")] {
+            let (sender, dropped) = oneshot::channel();
+            let lanes = lanes.clone();
+            handle.spawn(async move { lanes.drop_promptly(Left(Some(sender))) });
+            assert_eq!(dropped.await.unwrap(), dropped_by);
+        }
     }
 
     #[tokio::test]
