@@ -55,8 +55,9 @@ impl Cri {
         }
     }
 
-    /// Fails where the container runtime is not a containerd that Hearth works with.
-    pub async fn check_version(&self) -> Result<()> {
+    /// The version of configurations that the running containerd is made for. Fails where the container runtime is not a
+    /// containerd that Hearth works with.
+    pub async fn config_version(&self) -> Result<i64> {
         let ask = async {
             let answer = self
                 .client()
@@ -66,7 +67,7 @@ impl Cri {
             anyhow::Ok(answer.into_inner())
         };
         let answer = timeout(CALL, ask).await.context("no answer in time")??;
-        is_supported(&answer.runtime_name, &answer.runtime_version)
+        config_version(&answer.runtime_name, &answer.runtime_version)
     }
 
     /// Whether the running containerd offers our runtime.
@@ -75,7 +76,7 @@ impl Cri {
             let answer = self
                 .client()
                 .await?
-                .status(Request::new(proto::StatusRequest::default()))
+                .status(Request::new(proto::StatusRequest { verbose: true }))
                 .await?;
             anyhow::Ok(answer.into_inner())
         };
@@ -90,6 +91,9 @@ impl Cri {
                 condition.reason,
                 condition.message
             );
+        }
+        if answer.runtime_handlers.is_empty() {
+            return has_runtime(answer.info.get("config").map(String::as_str));
         }
         Ok(answer
             .runtime_handlers
@@ -138,40 +142,73 @@ impl Cri {
     }
 }
 
-fn is_supported(name: &str, version: &str) -> Result<()> {
+/// containerd 1.7 knows no list of handlers; what it tells for debugging is the configuration that it runs with.
+fn has_runtime(config: Option<&str>) -> Result<bool> {
+    let config = config.context(
+        "containerd says neither which runtimes it offers, nor with which configuration it runs",
+    )?;
+    // Not kept, and not shown: it may hold credentials of registries.
+    let config: serde_json::Value =
+        serde_json::from_str(config).context("read the configuration that containerd runs with")?;
+    let runtimes = &config["containerd"]["runtimes"];
+    Ok(runtimes.get(RUNTIME_CLASS).is_some())
+}
+
+fn config_version(name: &str, version: &str) -> Result<i64> {
     ensure!(
         name == "containerd",
         "the node's container runtime is {name}, and Hearth's shim needs containerd"
     );
-    let major = version
-        .trim_start_matches('v')
-        .split('.')
-        .next()
-        .and_then(|major| major.parse::<u32>().ok());
-    ensure!(
-        major.is_none_or(|major| major >= 2),
-        "the node runs containerd {version}, which replaces whole tables by imported ones; Hearth needs 2.0 or newer"
-    );
-    Ok(())
+    let mut numbers = version.trim_start_matches('v').split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(0)), _) | (Some(Ok(1)), Some(Ok(0..7))) => bail!(
+            "the node runs containerd {version}, and its shims' interface is older than Hearth's; upgrade it to 1.7 or newer, or \
+             keep Hearth from this node with node.nodeSelector"
+        ),
+        (Some(Ok(1u32)), _) => Ok(2),
+        _ => Ok(3),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_supported;
+    use super::*;
 
     #[test]
-    fn containerd_from_two_on() {
-        let check = |name: &str, version: &str, expected: bool| {
+    fn containerd_from_one_seven_on() {
+        let check = |name: &str, version: &str, expected: Option<i64>| {
             assert_eq!(
-                is_supported(name, version).is_ok(),
+                config_version(name, version).ok(),
                 expected,
                 "{name} {version}"
             );
         };
-        check("containerd", "v2.4.2", true);
-        check("containerd", "2.0.0-rc.1", true);
-        check("containerd", "v1.7.28", false);
-        check("containerd", "0123abc", true);
-        check("cri-o", "1.34.0", false);
+        check("containerd", "v2.4.2", Some(3));
+        check("containerd", "2.0.0-rc.1", Some(3));
+        check("containerd", "v1.7.28", Some(2));
+        check("containerd", "1.7.0-rc.1", Some(2));
+        check("containerd", "v1.6.38", None);
+        check("containerd", "0123abc", Some(3));
+        check("cri-o", "1.34.0", None);
+        let error = config_version("containerd", "v1.6.38").unwrap_err();
+        assert!(
+            error.to_string().contains("upgrade it to 1.7 or newer"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_older_containerd_tells_by_its_configuration() {
+        let check = |config: &str, expected: Option<bool>| {
+            assert_eq!(has_runtime(Some(config)).ok(), expected, "{config}");
+        };
+        check(
+            r#"{"containerd": {"runtimes": {"runc": {}, "hearth": {}}}}"#,
+            Some(true),
+        );
+        check(r#"{"containerd": {"runtimes": {"runc": {}}}}"#, Some(false));
+        check("{}", Some(false));
+        check("no", None);
+        assert!(has_runtime(None).is_err());
     }
 }

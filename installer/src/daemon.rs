@@ -33,8 +33,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// What an installation asks of containerd's process.
 pub trait Daemon: Send + Sync {
-    /// Lets containerd judge the configuration that is on disk. Passes where that cannot be asked.
-    fn validate(&self) -> impl Future<Output = Result<()>> + Send;
+    /// Lets containerd judge the configuration that is on disk, and returns what it makes of all files together: nothing where
+    /// that cannot be asked.
+    fn validate(&self) -> impl Future<Output = Result<Option<String>>> + Send;
     /// Makes containerd read its configuration again. Returns when the old process is gone.
     fn restart(&self) -> impl Future<Output = Result<()>> + Send;
 }
@@ -82,14 +83,14 @@ impl HostDaemon {
 }
 
 impl Daemon for HostDaemon {
-    async fn validate(&self) -> Result<()> {
+    async fn validate(&self) -> Result<Option<String>> {
         let pid = containerd_pid(&self.socket)?;
         ensure_containerd(pid)?;
         let program =
             fs::read_link(format!("/proc/{pid}/exe")).context("find containerd's program")?;
         if program.to_string_lossy().ends_with(" (deleted)") {
             tracing::warn!(program = %program.display(), "containerd's program was replaced since it started; its configuration is not judged beforehand");
-            return Ok(());
+            return Ok(None);
         }
         let arguments = [
             program.into_os_string(),
@@ -98,7 +99,8 @@ impl Daemon for HostDaemon {
             "config".into(),
             "dump".into(),
         ];
-        enter_command(pid, arguments).await.map(drop)
+        let output = enter_command(pid, arguments).await?;
+        Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     async fn restart(&self) -> Result<()> {

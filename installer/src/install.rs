@@ -82,7 +82,7 @@ impl<D: Daemon> Installer<D> {
             .wait(Wanted::Answer, self.config.deadline())
             .await
             .context(untouched)?;
-        self.cri.check_version().await.context(untouched)?;
+        self.cri.config_version().await.context(untouched)?;
         self.cri.listed().await
     }
 
@@ -135,10 +135,7 @@ impl<D: Daemon> Installer<D> {
         }
         attempt.undo.apply(plan)?;
         if plan.restart {
-            self.daemon
-                .validate()
-                .await
-                .context("containerd refuses the new configuration")?;
+            self.judge(wanted).await?;
             attempt.restarted = true;
             tracing::info!("containerd is restarted to read its changed configuration");
             self.daemon
@@ -149,13 +146,25 @@ impl<D: Daemon> Installer<D> {
         self.prove(wanted).await
     }
 
+    /// Before a restart: what containerd would run with.
+    async fn judge(&self, wanted: Wanted) -> Result<()> {
+        let merged = self.daemon.validate().await;
+        let merged = merged.context("containerd refuses the new configuration")?;
+        let offers = merged.and_then(|merged| containerd_config::offers_runtime(&merged));
+        ensure!(
+            wanted != Wanted::Listed || offers != Some(false),
+            "containerd would not offer the runtime: of several files with the table of a plugin, containerd 1.7 reads the last \
+             one alone, and a file that {} imports has the table plugins.'io.containerd.grpc.v1.cri' too; add the runtime to \
+             that file yourself and set node.restart=manual",
+            self.config.containerd_config.display()
+        );
+        Ok(())
+    }
+
     async fn prove(&self, wanted: Wanted) -> Result<()> {
         if let Err(error) = self.cri.wait(wanted, self.config.deadline()).await {
             return Err(match self.config.restart {
-                Restart::Manual => error.context(format!(
-                    "node.restart=manual: add this to containerd's configuration and restart containerd:\n{}",
-                    containerd_config::drop_in(3, &self.config.bin_dir)
-                )),
+                Restart::Manual => error.context(self.request().await),
                 Restart::Systemd | Restart::Supervised => error,
             });
         }
@@ -163,6 +172,15 @@ impl<D: Daemon> Installer<D> {
             check_shim(&self.host.path(&self.config.bin_dir.join(SHIM))).await?;
         }
         Ok(())
+    }
+
+    /// What the owner of containerd's configuration has to do.
+    async fn request(&self) -> String {
+        let version = self.cri.config_version().await.unwrap_or(3);
+        format!(
+            "node.restart=manual: add this to containerd's configuration and restart containerd:\n{}",
+            containerd_config::table(version, &self.config.bin_dir)
+        )
     }
 
     /// Puts back what was there, and says how that went, what failed, and where to look.

@@ -91,19 +91,16 @@ pub fn install(config: &Config, observed: &Observed) -> Result<Plan, ConfigError
         .map(|(name, _)| name)
         .collect();
     let mut writes = Vec::new();
-    let mut wants = |path: PathBuf, text: String, found: &Option<String>| {
-        let differs = found.as_ref() != Some(&text);
+    let mut wants = |path: PathBuf, text: Option<String>, found: &Option<String>| {
+        let differs = *found != text;
         if differs {
-            writes.push(Write {
-                path,
-                text: Some(text),
-            });
+            writes.push(Write { path, text });
         }
         differs
     };
     wants(
         shim_config_path(&config.bin_dir),
-        shim_config(&config.state_dir),
+        Some(shim_config(&config.state_dir)),
         &observed.shim_config,
     );
     if config.restart == Restart::Manual {
@@ -113,21 +110,18 @@ pub fn install(config: &Config, observed: &Observed) -> Result<Plan, ConfigError
             restart: false,
         });
     }
-    let main = observed.main.as_deref();
-    let drop_in = containerd_config::drop_in(containerd_config::version(main)?, &config.bin_dir);
+    let files = containerd_config::installed(
+        observed.main.as_deref(),
+        &config.containerd_config,
+        &config.bin_dir,
+    )?;
+    // The main file last: it names what by then exists.
     let mut reconfigured = wants(
         containerd_config::drop_in_path(&config.containerd_config),
-        drop_in,
+        files.drop_in,
         &observed.drop_in,
     );
-    // Last: the main file names what by then exists.
-    if let Some(text) = containerd_config::with_import(main, &config.containerd_config)? {
-        reconfigured = true;
-        writes.push(Write {
-            path: config.containerd_config.clone(),
-            text: Some(text),
-        });
-    }
+    reconfigured |= wants(config.containerd_config.clone(), files.main, &observed.main);
     Ok(Plan {
         programs,
         writes,
@@ -140,13 +134,12 @@ pub fn uninstall(config: &Config, observed: &Observed) -> Result<Plan, ConfigErr
     let mut writes = Vec::new();
     let mut restart = false;
     if config.restart != Restart::Manual {
-        if let Some(main) = &observed.main
-            && let Some(text) = containerd_config::without_import(main, &config.containerd_config)?
-        {
-            writes.push(Write {
-                path: config.containerd_config.clone(),
-                text: Some(text),
-            });
+        if let Some(main) = &observed.main {
+            let text = containerd_config::uninstalled(main, &config.containerd_config)?;
+            if text.as_ref() != Some(main) {
+                let path = config.containerd_config.clone();
+                writes.push(Write { path, text });
+            }
         }
         if observed.drop_in.is_some() {
             let path = containerd_config::drop_in_path(&config.containerd_config);

@@ -14,6 +14,7 @@ use hearth_installer::cri::proto::{
     VersionResponse,
 };
 use hearth_installer::daemon::Daemon;
+use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -21,10 +22,27 @@ use toml_edit::{DocumentMut, Item};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+/// The runtime that it has of itself.
+const DEFAULT_RUNTIME: &str = "runc";
+/// The plugin with the runtimes: in version 1, in version 2, and in those after it.
+const CRI_OF_VERSION_1: &str = "cri";
+const CRI_OF_1_7: &str = "io.containerd.grpc.v1.cri";
+const CRI_OF_2: &str = "io.containerd.cri.v1.runtime";
 /// Its main file on the host.
 pub(crate) const CONFIG: &str = "/etc/containerd/config.toml";
 /// Its socket on the host.
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// Which containerd.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Merges tables of imported files, and lists its runtimes.
+    #[default]
+    V2,
+    /// Reads version 2 alone, takes a plugin's table whole from the last file that has it, forgets its own runtime where
+    /// there is another, and tells what it offers by its configuration.
+    V1_7,
+}
 
 /// What becomes of a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +67,7 @@ pub(crate) struct Containerd {
 
 #[derive(Default)]
 struct State {
+    line: Line,
     refusal: Option<&'static str>,
     next: VecDeque<Restart>,
     restarts: usize,
@@ -67,6 +86,11 @@ impl Containerd {
             root: root.to_owned(),
             state: Mutex::default(),
         }
+    }
+
+    /// Is this containerd from the next start on.
+    pub(crate) fn becomes(&self, line: Line) {
+        self.state().line = line;
     }
 
     /// Ends the process, if there is one, and starts another; what somebody else than the installer does.
@@ -102,8 +126,8 @@ impl Containerd {
 
     /// Whether it runs with the files that are there now.
     pub(crate) fn is_current(&self) -> bool {
-        let on_disk = Configuration::read(&self.root).unwrap();
         let state = self.state();
+        let on_disk = Configuration::read(&self.root, state.line).unwrap();
         state
             .process
             .as_ref()
@@ -111,17 +135,23 @@ impl Containerd {
     }
 
     fn start(&self, restart: Restart) -> Result<()> {
-        let configuration = Configuration::read(&self.root)?;
+        let line = self.state().line;
+        let configuration = Configuration::read(&self.root, line)?;
         let runtimes = match restart {
-            Restart::ListsNothing => BTreeSet::new(),
+            Restart::ListsNothing => BTreeSet::from([DEFAULT_RUNTIME.to_owned()]),
             _ => configuration.runtimes.clone(),
         };
+        ensure!(
+            runtimes.contains(DEFAULT_RUNTIME),
+            "no corresponding runtime configured in `containerd.runtimes`"
+        );
         let socket = self.root.join(SOCKET.trim_start_matches('/'));
         if socket.exists() {
             fs::remove_file(&socket)?;
         }
         let incoming = UnixListenerStream::new(UnixListener::bind(&socket)?);
         let answers = RuntimeServiceServer::new(Answers {
+            line,
             runtimes,
             hesitates: AtomicBool::new(restart == Restart::Hesitates),
         });
@@ -142,11 +172,13 @@ impl Containerd {
 }
 
 impl Daemon for &Containerd {
-    async fn validate(&self) -> Result<()> {
-        if let Some(words) = self.state().refusal {
+    async fn validate(&self) -> Result<Option<String>> {
+        let state = self.state();
+        if let Some(words) = state.refusal {
             bail!(words);
         }
-        Configuration::read(&self.root).map(drop)
+        let configuration = Configuration::read(&self.root, state.line)?;
+        Ok(Some(configuration.dump(state.line)))
     }
 
     async fn restart(&self) -> Result<()> {
@@ -165,6 +197,7 @@ impl Daemon for &Containerd {
 }
 
 struct Answers {
+    line: Line,
     runtimes: BTreeSet<String>,
     hesitates: AtomicBool,
 }
@@ -177,27 +210,40 @@ impl RuntimeService for Answers {
     ) -> Result<Response<VersionResponse>, Status> {
         Ok(Response::new(VersionResponse {
             runtime_name: "containerd".to_owned(),
-            runtime_version: "v2.1.0".to_owned(),
+            runtime_version: match self.line {
+                Line::V2 => "v2.1.0".to_owned(),
+                Line::V1_7 => "v1.7.35".to_owned(),
+            },
         }))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
         let ready = RuntimeCondition {
             r#type: "RuntimeReady".to_owned(),
             status: !self.hesitates.swap(false, Ordering::Relaxed),
             reason: "Starting".to_owned(),
             message: "plugins are loaded".to_owned(),
         };
-        let handlers = self
-            .runtimes
-            .iter()
-            .map(|name| RuntimeHandler { name: name.clone() });
-        Ok(Response::new(StatusResponse {
+        let mut response = StatusResponse {
             status: Some(RuntimeStatus {
                 conditions: vec![ready],
             }),
-            runtime_handlers: handlers.collect(),
-        }))
+            ..StatusResponse::default()
+        };
+        let names = self.runtimes.iter().cloned();
+        if self.line == Line::V2 {
+            response.runtime_handlers = names.map(|name| RuntimeHandler { name }).collect();
+        } else if request.into_inner().verbose {
+            let runtimes: serde_json::Map<_, _> = names.map(|name| (name, json!({}))).collect();
+            let config = json!({"containerd": {"runtimes": runtimes}, "sandboxImage": "pause"});
+            response
+                .info
+                .insert("config".to_owned(), config.to_string());
+        }
+        Ok(Response::new(response))
     }
 }
 
@@ -210,40 +256,74 @@ struct Configuration {
 
 impl Configuration {
     /// Reads the main file and what it imports. A node without any file has containerd's defaults.
-    fn read(root: &Path) -> Result<Self> {
-        let mut found = Self::default();
+    fn read(root: &Path, line: Line) -> Result<Self> {
+        let mut found = Self {
+            runtimes: BTreeSet::from([DEFAULT_RUNTIME.to_owned()]),
+            ..Self::default()
+        };
         let main = root.join(CONFIG.trim_start_matches('/'));
         if !main.exists() {
             return Ok(found);
         }
-        let document = found.add(main)?;
+        let document = found.add(main, line)?;
         let imports = document.get("imports").and_then(Item::as_array);
         for import in imports.into_iter().flatten() {
             let pattern = import.as_str().context("an import is a text")?;
             for file in imported(root, pattern)? {
-                found.add(file)?;
+                found.add(file, line)?;
             }
         }
         Ok(found)
     }
 
-    fn add(&mut self, file: PathBuf) -> Result<DocumentMut> {
+    fn add(&mut self, file: PathBuf, line: Line) -> Result<DocumentMut> {
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let document: DocumentMut = text.parse()?;
-        let plugin = match document.get("version").and_then(Item::as_integer) {
-            Some(2) => "io.containerd.grpc.v1.cri",
-            Some(3 | 4) => "io.containerd.cri.v1.runtime",
-            other => bail!("{} has version {other:?}", file.display()),
+        let plugin = match (document.get("version").and_then(Item::as_integer), line) {
+            (None, _) => CRI_OF_VERSION_1,
+            (Some(2), _) => CRI_OF_1_7,
+            (Some(3 | 4), Line::V2) => CRI_OF_2,
+            (other, _) => bail!("{} has version {other:?}", file.display()),
         };
-        let runtimes = ["plugins", plugin, "containerd", "runtimes"]
+        let table = ["plugins", plugin]
             .into_iter()
-            .try_fold(document.as_item(), |item, key| item.get(key))
-            .and_then(Item::as_table_like);
-        for (name, _) in runtimes.into_iter().flat_map(|table| table.iter()) {
-            self.runtimes.insert(name.to_owned());
+            .try_fold(document.as_item(), |item, key| item.get(key));
+        if let Some(table) = table {
+            self.merge(table, line);
         }
         self.files.insert(file, text);
         Ok(document)
+    }
+
+    fn merge(&mut self, plugin: &Item, line: Line) {
+        let runtimes = ["containerd", "runtimes"]
+            .into_iter()
+            .try_fold(plugin, |item, key| item.get(key))
+            .and_then(Item::as_table_like);
+        let names = runtimes.into_iter().flat_map(|table| table.iter());
+        let names: Vec<String> = names.map(|(name, _)| name.to_owned()).collect();
+        if line == Line::V1_7 {
+            self.runtimes.clear();
+            if names.is_empty() {
+                self.runtimes.insert(DEFAULT_RUNTIME.to_owned());
+            }
+        }
+        self.runtimes.extend(names);
+    }
+
+    /// As `containerd config dump` prints it.
+    fn dump(&self, line: Line) -> String {
+        let (version, plugin) = match line {
+            Line::V2 => (4, CRI_OF_2),
+            Line::V1_7 => (2, CRI_OF_1_7),
+        };
+        let mut dump = format!("version = {version}\n");
+        for name in &self.runtimes {
+            dump.push_str(&format!(
+                "[plugins.'{plugin}'.containerd.runtimes.{name}]\n"
+            ));
+        }
+        dump
     }
 }
 

@@ -12,7 +12,7 @@ use hearth_installer::plan::Plan;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::containerd::{CONFIG, Containerd, SOCKET};
+use crate::containerd::{CONFIG, Containerd, Line, SOCKET};
 
 pub(crate) const DROP_IN: &str = "/etc/containerd/conf.d/hearth.toml";
 /// The program that is the same in all versions.
@@ -86,6 +86,15 @@ impl Node {
         node.write("/etc/containerd/own.toml", "version = 2\n");
         fs::create_dir_all(node.path(SOCKET).parent().unwrap()).unwrap();
         node.payload("engine 1", &shim("1"));
+        node.containerd.run().await;
+        node
+    }
+
+    /// A node of containerd 1.7 with this main file.
+    pub(crate) async fn of_1_7(main: &str) -> Self {
+        let node = Self::with_main("version = 2\n").await;
+        node.write(CONFIG, main);
+        node.containerd.becomes(Line::V1_7);
         node.containerd.run().await;
         node
     }

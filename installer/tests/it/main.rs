@@ -9,6 +9,7 @@
 mod containerd;
 mod harness;
 
+mod containerd_1_7;
 mod installing;
 mod rolling_back;
 mod running;

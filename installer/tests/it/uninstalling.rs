@@ -13,12 +13,14 @@ const ARTIFACT: &str = "/var/lib/hearth/artifacts/f0/d1.cwasm";
 const STATE: &str = "/var/lib/hearth/pods/p1.json";
 
 /// Main files of owners.
-const MAINS: [&str; 5] = [
+const MAINS: [&str; 7] = [
     MAIN,
     "version = 2\nimports = [\"/etc/containerd/own.toml\"] # keep\n",
     "version = 3\n# several\nimports = [\n  \"/etc/containerd/own.toml\",\n]\n\n[grpc]\n  gid = 0\n",
     "version = 3\nimports = []\n",
     "version = 4\n[plugins]\n[plugins.'io.containerd.cri.v1.runtime']\nenable_cdi = true\n",
+    "version = 2",
+    "",
 ];
 
 #[tokio::test]
