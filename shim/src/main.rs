@@ -4,6 +4,8 @@
 //! (action `serve`). It translates containerd's Task API into engines and what they are told. It contains no wasm and
 //! never looks into a bundle's bytes.
 
+use std::io::Write;
+
 use anyhow::Context;
 use containerd_shim::Flags;
 use hearth_shim::config::Config;
@@ -29,6 +31,12 @@ fn run() -> anyhow::Result<()> {
     if flags.version {
         println!("{RUNTIME} {}", env!("CARGO_PKG_VERSION"));
         return Ok(());
+    }
+    if flags.action == start::ACTION {
+        let answer = start::answer(&flags)?;
+        return std::io::stdout()
+            .write_all(&answer)
+            .context("writing the answer");
     }
     // One thread: a shim waits, it does not compute. Reading files happens on few and short-lived others.
     let runtime = tokio::runtime::Builder::new_current_thread()

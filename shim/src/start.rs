@@ -1,6 +1,6 @@
 //! The short-lived actions that containerd executes: `start`, `delete` and `-info`.
 
-use std::io;
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -8,10 +8,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
+use anyhow::Context;
 use containerd_shim::{Config, DeleteResponse, Error, Flags, StartOpts};
-use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+
+use serde_json::json;
 
 use crate::container::{KILL, signal_code};
 use crate::events::timestamp;
@@ -26,12 +30,18 @@ use crate::task::TaskService;
 
 /// File with the address of a bundle's shim.
 const ADDRESS: &str = "address";
+/// What is spoken there.
+const PROTOCOL: &str = "ttrpc";
+/// Name of the action that starts a pod's shim.
+pub const ACTION: &str = "start";
+/// As much of standard input is read. It has addresses and the runtime's options.
+const MAX_INPUT: u64 = 10 << 20;
 /// The reason of a container whose shim was killed.
 const SHIM_DIED: &str = "the pod's shim ended before its containers, and everything of the pod was ended; maybe it was killed, or \
      the node's memory ran out";
 
-/// What `containerd_shim::run` drives. It never serves: `start` leaves a process of our own behind, because the
-/// crate's server offers one version of one service.
+/// What `containerd_shim::run` drives. It never serves, because the crate's server offers one version of one service; and
+/// [`answer`] starts, because the crate answers version 3 to each containerd, and 1.7 refuses that.
 #[derive(Debug)]
 pub struct Actions {
     flags: Flags,
@@ -54,8 +64,8 @@ impl containerd_shim::Shim for Actions {
         }
     }
 
-    async fn start_shim(&mut self, opts: StartOpts) -> Result<String, Error> {
-        start(&opts).map_err(|error| Error::Other(format!("starting the shim: {error}")))
+    async fn start_shim(&mut self, _: StartOpts) -> Result<String, Error> {
+        unreachable!("the action {ACTION} does not come here")
     }
 
     async fn delete_shim(&mut self) -> Result<DeleteResponse, Error> {
@@ -83,6 +93,64 @@ impl containerd_shim::Shim for Actions {
             ..Default::default()
         })
     }
+}
+
+/// Starts the pod's shim, or finds it, and returns what containerd reads of it.
+pub fn answer(flags: &Flags) -> anyhow::Result<Vec<u8>> {
+    let mut input = Vec::new();
+    if !io::stdin().is_terminal() {
+        let stdin = io::stdin().lock();
+        stdin
+            .take(MAX_INPUT)
+            .read_to_end(&mut input)
+            .context("reading standard input")?;
+    }
+    let starting = "starting the shim";
+    match bootstrap(&input, flags) {
+        Some(params) => {
+            let mut opts = StartOpts::from(params);
+            opts.debug |= flags.debug;
+            let address = start(&opts).context(starting)?;
+            Ok(bootstrap_result(address).write_to_bytes()?)
+        }
+        None => {
+            let address = start(&legacy(flags)?).context(starting)?;
+            Ok(legacy_result(&address).to_string().into_bytes())
+        }
+    }
+}
+
+/// What containerd 2.3 and newer pass. Before it, there are the runtime's options, or nothing.
+fn bootstrap(input: &[u8], flags: &Flags) -> Option<BootstrapParams> {
+    let params = BootstrapParams::parse_from_bytes(input).ok()?;
+    (params.instance_id == flags.id && params.namespace == flags.namespace).then_some(params)
+}
+
+fn bootstrap_result(address: String) -> BootstrapResult {
+    BootstrapResult {
+        version: 3,
+        address,
+        protocol: PROTOCOL.to_owned(),
+        ..BootstrapResult::default()
+    }
+}
+
+/// What an older containerd passes.
+fn legacy(flags: &Flags) -> anyhow::Result<StartOpts> {
+    Ok(StartOpts {
+        id: flags.id.clone(),
+        publish_binary: flags.publish_binary.clone(),
+        address: flags.address.clone(),
+        ttrpc_address: std::env::var(serve::TTRPC_ADDRESS).context("no address for events")?,
+        namespace: flags.namespace.clone(),
+        debug: flags.debug,
+        ..StartOpts::default()
+    })
+}
+
+/// An older containerd does not say which it is: all of them take version 2, and 1.7 takes no other.
+fn legacy_result(address: &str) -> serde_json::Value {
+    json!({"version": 2, "address": address, "protocol": PROTOCOL})
 }
 
 /// The address of the pod's shim, started if there is none.
@@ -206,6 +274,42 @@ mod tests {
             assert!(std::time::Instant::now() < until, "nobody serves it");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn an_older_containerd_is_known_by_what_it_does_not_pass() {
+        let flags = Flags {
+            id: "pause".to_owned(),
+            namespace: "k8s.io".to_owned(),
+            ..Flags::default()
+        };
+        let params = |id: &str| BootstrapParams {
+            instance_id: id.to_owned(),
+            namespace: "k8s.io".to_owned(),
+            ..BootstrapParams::default()
+        };
+        let bytes = |params: BootstrapParams| params.write_to_bytes().unwrap();
+        assert_eq!(
+            bootstrap(&bytes(params("pause")), &flags),
+            Some(params("pause"))
+        );
+        // Options of a runtime, and nothing.
+        let options = Any {
+            type_url: "runtimeoptions.v1.Options".to_owned(),
+            value: vec![10, 1, 120],
+            ..Any::default()
+        };
+        for input in [
+            options.write_to_bytes().unwrap(),
+            bytes(params("other")),
+            Vec::new(),
+        ] {
+            assert_eq!(bootstrap(&input, &flags), None);
+        }
+        assert_eq!(
+            legacy_result("unix:///run/containerd/s/1").to_string(),
+            r#"{"address":"unix:///run/containerd/s/1","protocol":"ttrpc","version":2}"#
+        );
     }
 
     #[tokio::test]
