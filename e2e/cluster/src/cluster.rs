@@ -374,6 +374,11 @@ impl Cluster {
         Ok(self.state()?.nodes)
     }
 
+    /// What the nodes run containers with.
+    pub fn containerd(&self) -> Result<Containerd> {
+        Ok(self.state()?.containerd)
+    }
+
     fn state(&self) -> Result<State> {
         State::read(&self.layout)?.context("the cluster is down")
     }

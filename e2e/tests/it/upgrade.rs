@@ -8,11 +8,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use hearth_api::RUNTIME_CLASS;
 use hearth_cluster::layout::{NodeNumber, node_name};
+use hearth_cluster::tools::Containerd;
 use hearth_e2e::load::Ongoing;
-use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
+use hearth_installer::cri::{Cri, Wanted};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::api::Api;
@@ -31,16 +31,18 @@ const OPERATOR: &str = "deployment/hearth-operator";
 /// Below a node's directory: where an installation puts files, and nobody else does.
 const PLACES: [&str; 3] = ["containerd/conf.d", "opt/hearth", "var/lib/hearth"];
 /// What it leaves on a node: parts of what [`found_on`] finds.
-const TRACES: [&str; 8] = [
-    "containerd/conf.d/hearth.toml",
+const TRACES: [&str; 6] = [
     "opt/hearth/bin/containerd-shim-hearth-v1",
     "opt/hearth/bin/hearth-engine",
     "opt/hearth/bin/hearth-javascript.wasm",
     "opt/hearth/shim.toml",
     ".cwasm",
-    "imports = ",
     "hearth.dev/ready",
 ];
+/// The runtime, where containerd is configured in version 3 or 4.
+const DROP_IN: [&str; 2] = ["containerd/conf.d/hearth.toml", "imports = "];
+/// The runtime, in the version that containerd 1.7 reads.
+const IN_PLACE: [&str; 1] = ["containerd.runtimes.hearth]"];
 
 pub(crate) async fn hearth_is_removed_without_a_trace_and_comes_back(cx: &Cx) -> Result<()> {
     and_back(cx, goes_and_comes(cx)).await
@@ -53,11 +55,15 @@ pub(crate) async fn a_chart_upgrade_keeps_functions_answering(cx: &Cx) -> Result
 async fn goes_and_comes(cx: &Cx) -> Result<()> {
     let before = traces_before(cx).await?;
     let nodes = 1..=cx.cluster.nodes()?;
+    let runtime: &[&str] = match cx.cluster.containerd()? {
+        Containerd::V2 => &DROP_IN,
+        Containerd::V1_7 => &IN_PLACE,
+    };
     cx.ready_function("old", HELLO, "  replicas: 1").await?;
     let address = cx.route("old").await?;
     for node in nodes.clone() {
         let found = found_on(cx, node).await?.join("\n");
-        for trace in TRACES {
+        for trace in TRACES.iter().chain(runtime) {
             contains(&node_name(node), &found, trace)?;
         }
     }
@@ -138,8 +144,8 @@ async fn found_on(cx: &Cx, node: NodeNumber) -> Result<Vec<String>> {
         find_files(&directory.join(place), &mut found)?;
     }
     let main = fs::read_to_string(directory.join("containerd/config.toml"))?;
-    let imports = main.lines().filter(|line| line.starts_with("imports"));
-    found.extend(imports.map(str::to_owned));
+    let ours = |line: &&str| line.starts_with("imports") || line.contains("runtimes.hearth");
+    found.extend(main.lines().filter(ours).map(str::to_owned));
     let nodes: Api<Node> = Api::all(cx.client.clone());
     let node = nodes.get(&node_name(node)).await?;
     let marks = node.labels().keys().chain(node.annotations().keys());
@@ -167,23 +173,20 @@ fn find_files(directory: &Path, found: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a node's containerd offers the runtime, or no longer does. Kubelet tells of it every few seconds.
+/// Waits until a node's containerd offers the runtime, or no longer does. It is asked as the installer asks it: 1.7 does not
+/// list its runtimes, so kubelet does not tell of them.
 async fn offers_the_runtime(cx: &Cx, node: NodeNumber, offers: bool) -> Result<()> {
-    let nodes: Api<Node> = Api::all(cx.client.clone());
-    let name = node_name(node);
-    let what = format!("{name} to offer the runtime: {offers}");
-    until(&what, SETTLE, || async {
-        let status = nodes.get(&name).await?.status.unwrap_or_default();
-        let handlers = status.runtime_handlers.into_iter().flatten();
-        let names: Vec<_> = handlers.filter_map(|handler| handler.name).collect();
-        Ok(Seen::when(
-            // One that offers nothing at all is being asked.
-            !names.is_empty() && names.iter().any(|name| name == RUNTIME_CLASS) == offers,
-            (),
-            format!("{names:?}"),
-        ))
-    })
-    .await
+    let socket = cx
+        .cluster
+        .node_directory(node)
+        .join("containerd/containerd.sock");
+    let cri = Cri::new(&socket);
+    let wanted = if offers {
+        Wanted::Listed
+    } else {
+        Wanted::NotListed
+    };
+    cri.wait(wanted, SETTLE).await
 }
 
 /// Runs a container of another runtime to its end.
