@@ -28,9 +28,6 @@ use tokio_util::task::AbortOnDropHandle;
 /// Processor time that a guest may take in the quick lane.
 pub(crate) const QUICK: Duration = Duration::from_millis(2);
 
-/// Niceness of who makes way for others and yet has a share.
-const LEAST: i32 = 19;
-
 /// Both lanes. Their threads end when this is dropped.
 pub(crate) struct Lanes {
     /// Those that were started: never none.
@@ -92,10 +89,7 @@ impl Slow {
         let (left, things) = mpsc::channel::<Box<dyn Send>>();
         let janitor = thread::Builder::new()
             .name("janitor".to_owned())
-            .spawn(move || {
-                be_nice();
-                things.into_iter().for_each(drop);
-            });
+            .spawn(move || things.into_iter().for_each(drop));
         Self {
             runtime: runtime
                 .inspect_err(|error| tracing::error!(%error, "no slow lane"))
@@ -207,14 +201,6 @@ thread_local! {
 /// Whether the calling thread is of the slow lane.
 pub(crate) fn is_slow() -> bool {
     IS_SLOW.get()
-}
-
-/// For the calling thread alone: on Linux a thread's id is a process id to the scheduler.
-fn be_nice() {
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), LEAST) {
-        tracing::warn!(%error, "cleaning up is as quick as calls");
-    }
 }
 
 /// For the calling thread alone. An idle thread (`SCHED_IDLE`) makes way at once for any other that wakes; one of the lowest
