@@ -22,7 +22,10 @@ pub(crate) fn pod(name: &str, image: &str) -> String {
 pub(crate) async fn running(cx: &Cx, name: &str) -> Result<Pod> {
     let pods = cx.pods();
     until(&format!("pod {name} to be Ready"), SETTLE, || async {
-        let pod = pods.get(name).await?;
+        let Some(pod) = pods.get_opt(name).await? else {
+            // A controller is about to make it.
+            return Ok(Seen::NotYet("no such pod".to_owned()));
+        };
         let status = pod.status.clone().unwrap_or_default();
         let ready = status
             .conditions
