@@ -5,11 +5,12 @@
 //! mounts outlives its processes.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cluster::State;
 use crate::layout::{
@@ -73,7 +74,8 @@ pub fn start_node(layout: &Layout, node: NodeNumber, supervisor: &Path) -> Resul
     Ok(())
 }
 
-/// Waits until a node's containerd listens.
+/// Waits until a node's containerd answers for CRI. 1.7 listens before it has found again what it ran, and kubelet, which asks
+/// once and ends, would not be started again here.
 pub(crate) fn wait_for_containerd(layout: &Layout, node: NodeNumber) -> Result<()> {
     let supervisor = Record::read(layout, Part::Supervisor(node))?
         .with_context(|| format!("node {node} was never started"))?;
@@ -85,17 +87,46 @@ pub(crate) fn wait_for_containerd(layout: &Layout, node: NodeNumber) -> Result<(
         Duration::from_secs(60),
         Duration::from_millis(50),
         || {
-            // A file may be left of the last one; only a connection shows that somebody listens.
-            Ok(match UnixStream::connect(&socket) {
-                Ok(_) => Look::Done(()),
+            Ok(match cri_answers(&socket) {
+                Ok(()) => Look::Done(()),
                 Err(error) => Look::NotYet(format!(
-                    "{error}; its logs end with:\n{}\n{}",
+                    "{error:#}; its logs end with:\n{}\n{}",
                     log_tail(layout, Part::Supervisor(node)),
                     log_tail(layout, Part::Containerd(node))
                 )),
             })
         },
     )
+}
+
+/// Asks for the version, as kubelet does: an empty message, which is five zeros before nothing.
+fn cri_answers(socket: &str) -> Result<()> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "5"])
+        .args(["--http2-prior-knowledge", "--unix-socket", socket])
+        .args(["--header", "content-type: application/grpc"])
+        .args(["--header", "te: trailers", "--data-binary", "@-"])
+        .args(["--dump-header", "-", "--output", "/dev/null"])
+        .arg("http://containerd/runtime.v1.RuntimeService/Version");
+    let mut child = curl
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run curl: is the package curl installed?")?;
+    // Where nobody listens curl does not read it; what it says then is read below.
+    let mut input = child.stdin.take().context("curl has a standard input")?;
+    let _ = input.write_all(&[0; 5]);
+    drop(input);
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        said.contains("grpc-status: 0"),
+        "CRI does not answer: {} {}",
+        said.trim(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
 }
 
 fn supervisor_launch(layout: &Layout, node: NodeNumber, supervisor: &Path) -> Launch {

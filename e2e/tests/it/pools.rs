@@ -76,18 +76,10 @@ async fn joins_and_leaves(cx: &Cx, joined: NodeNumber) -> Result<()> {
     is_labelled(cx, &node_name(joined)).await?;
     endpoints_are_on(cx, &many).await?;
     is_warm(cx, NAME, replicas).await?;
-    let mut held = 0.0;
+    all_are_held(cx, replicas).await?;
     for pod in cx.pool_pods().await? {
-        let labels = [&format!("function=\"{NAME}\"")[..], "state=\"warm\""];
-        let warm = cx
-            .metric(&pod, METRICS, "hearth_instances", &labels)
-            .await?;
-        // More where there are more callers, and one at least.
-        ensure!(warm >= 1.0, "{} holds none of {replicas}", pod.name_any());
-        held += warm;
         is_called(cx, &pod).await?;
     }
-    ensure!(held == f64::from(replicas), "{held} of {replicas} are held");
     each_pod_follows_its_own_calls(cx, joined).await?;
 
     // An administrator's `kubectl drain`: what runs there is evicted, and comes back when the node does.
@@ -152,6 +144,26 @@ async fn each_pod_follows_its_own_calls(cx: &Cx, node: NodeNumber) -> Result<()>
     callers.end().await?;
     cx.kubectl(&["delete", "agentfunction", BUSY, "--timeout=60s"])
         .map(drop)
+}
+
+/// Waits until pool pods hold as many warm instances as are wanted, and each at least one: more where there are more callers.
+/// One that is in a call is none that is warm, until there is another for it.
+async fn all_are_held(cx: &Cx, replicas: i32) -> Result<()> {
+    until(&format!("{replicas} to be held"), SETTLE, || async {
+        let mut held = Vec::new();
+        for pod in cx.pool_pods().await? {
+            let labels = [&format!("function=\"{NAME}\"")[..], "state=\"warm\""];
+            let warm = cx.metric(&pod, METRICS, "hearth_instances", &labels);
+            held.push(warm.await?);
+        }
+        let all: f64 = held.iter().sum();
+        Ok(Seen::when(
+            all == f64::from(replicas) && held.iter().all(|warm| *warm >= 1.0),
+            (),
+            format!("{held:?}"),
+        ))
+    })
+    .await
 }
 
 fn names(nodes: impl Iterator<Item = NodeNumber>) -> BTreeSet<String> {

@@ -5,10 +5,12 @@
 use std::fs;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use hearth_cluster::layout::{NodeNumber, node_name};
+use hearth_cluster::node::CONTAINERD_SOCKET;
+use hearth_cluster::process::Part;
 use hearth_cluster::tools::Containerd;
 use hearth_e2e::load::Ongoing;
 use hearth_e2e::{Cx, SETTLE, call};
@@ -176,10 +178,9 @@ fn find_files(directory: &Path, found: &mut Vec<String>) -> Result<()> {
 /// Waits until a node's containerd offers the runtime, or no longer does. It is asked as the installer asks it: 1.7 does not
 /// list its runtimes, so kubelet does not tell of them.
 async fn offers_the_runtime(cx: &Cx, node: NodeNumber, offers: bool) -> Result<()> {
-    let socket = cx
-        .cluster
-        .node_directory(node)
-        .join("containerd/containerd.sock");
+    // Through the node's own mounts: there the path is short enough for a socket.
+    let supervisor = cx.cluster.pid(Part::Supervisor(node))?;
+    let socket = PathBuf::from(format!("/proc/{supervisor}/root{CONTAINERD_SOCKET}"));
     let cri = Cri::new(&socket);
     let wanted = if offers {
         Wanted::Listed
