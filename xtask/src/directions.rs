@@ -33,13 +33,15 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("hearth-fuzz", &[]),
     ("hearth-example-server", &[]),
     ("hearth-cluster", &[]),
-    // The contract: a bench plays the shim of an engine. The planner: a bench plays traces against it.
+    // The contract: a bench plays the shim of an engine. The planner: a bench plays traces against it. The installer: a case asks
+    // containerd through its client which runtimes there are.
     (
         "hearth-e2e",
         &[
             "hearth-api",
             "hearth-cluster",
             "hearth-contract",
+            "hearth-installer",
             "hearth-planner",
         ],
     ),
