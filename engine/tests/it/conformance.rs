@@ -113,16 +113,20 @@ async fn an_answer_is_as_long_as_it_says() {
     engine
         .report("length", |report| ended(report, "answered") == 1)
         .await;
-    for (path, count) in [("/short", 1), ("/long", 2)] {
-        let answer = get(address, path).await;
-        assert_eq!(
-            (answer.status, answer.outcome.as_deref()),
-            (500, Some("trapped")),
-            "{path}"
-        );
-        engine
-            .report("length", |report| ended(report, "trapped") == count)
-            .await;
+    // A guest whose answer broke off may be cut before it says what it was told: not every time.
+    const TIMES: u64 = 8;
+    for (path, before) in [("/short", 0), ("/long", TIMES)] {
+        for time in 1..=TIMES {
+            let answer = get(address, path).await;
+            assert_eq!(
+                (answer.status, answer.outcome.as_deref()),
+                (500, Some("trapped")),
+                "{path}"
+            );
+            engine
+                .report("length", |report| ended(report, "trapped") == before + time)
+                .await;
+        }
     }
     let log = engine.end().await;
     for line in [
