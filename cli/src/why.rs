@@ -9,9 +9,10 @@ use hearth_api::v1alpha1::{AgentFunction, ScalingDecision, ScalingPolicy};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::{SignedDuration, Timestamp, Unit};
+use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt};
+
+use crate::cluster::{Access, Cluster};
 
 /// Events that are shown, the last ones.
 const EVENTS: usize = 5;
@@ -21,12 +22,8 @@ const EVENTS: usize = 5;
 pub(crate) struct Why {
     /// Name of the AgentFunction.
     name: String,
-    /// Its namespace. Unset: that of the kubeconfig's context.
-    #[arg(long, short)]
-    namespace: Option<String>,
-    /// Context of the kubeconfig. Unset: the current one.
-    #[arg(long)]
-    context: Option<String>,
+    #[command(flatten)]
+    access: Access,
 }
 
 /// What is looked at.
@@ -49,30 +46,9 @@ impl Why {
     }
 
     async fn look(&self) -> Result<Looked> {
-        let config = match &self.context {
-            None => Config::infer()
-                .await
-                .context("find a cluster; KUBECONFIG names the file that says where it is")?,
-            Some(context) => {
-                let options = KubeConfigOptions {
-                    context: Some(context.clone()),
-                    ..KubeConfigOptions::default()
-                };
-                Config::from_custom_kubeconfig(Kubeconfig::read()?, &options)
-                    .await
-                    .with_context(|| format!("the kubeconfig's context {context}"))?
-            }
-        };
-        let namespace = self.namespace.as_ref().unwrap_or(&config.default_namespace);
-        let namespace = namespace.clone();
-        let client = Client::try_from(config)?;
-        let functions: Api<AgentFunction> = Api::namespaced(client.clone(), &namespace);
-        let function = functions.get(&self.name).await.with_context(|| {
-            format!(
-                "read AgentFunction {} of namespace {namespace}; `kubectl get agentfunctions --all-namespaces` lists all",
-                self.name
-            )
-        })?;
+        let cluster = self.access.connect().await?;
+        let function = cluster.function(&self.name).await?;
+        let Cluster { client, namespace } = cluster;
         let autoscalers = Api::namespaced(client.clone(), &namespace)
             .list(&ListParams::default())
             .await

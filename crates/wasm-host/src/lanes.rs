@@ -281,8 +281,7 @@ impl Turns {
         }
         self.last = Some((function, now));
         let mut taken = self.taken.iter();
-        self.other.is_some_and(|other| now - other < LATELY)
-            && taken.any(|(of, time)| *of == function && *time > SHARE)
+        self.has_others(function, now) && taken.any(|(of, time)| *of == function && *time > SHARE)
     }
 
     /// A call of `function` took this long. Whether it stands in the way of others. Threads on which no call begins, those of
