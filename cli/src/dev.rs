@@ -2,7 +2,7 @@
 //! the sources.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,13 +10,13 @@ use anyhow::Result;
 use clap::Args;
 use hearth_api::convert;
 use hearth_contract::Function;
-use hearth_contract::egress::EgressRule;
 use hearth_wasm_host::javascript::Module;
 
 use crate::bundler::{Bundle, Bundler, described};
 use crate::local::{self, Local};
+use crate::manifest;
 use crate::project::{Project, is_code};
-use crate::{manifest, serve};
+use crate::serve::{self, Here};
 
 /// Pause between two looks at the files: a fraction of the 200 ms that a change may take.
 const LOOK: Duration = Duration::from_millis(25);
@@ -39,21 +39,8 @@ pub(crate) struct Dev {
     /// The project's folder, or the file that its code begins in.
     #[arg(default_value = ".")]
     path: PathBuf,
-    /// The component that runs JavaScript. Unset: hearth-javascript.wasm beside this program.
-    #[arg(long, env = "HEARTH_JAVASCRIPT", value_name = "FILE")]
-    javascript: Option<PathBuf>,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
-    address: IpAddr,
-    /// Port to listen on; 0 takes a free one.
-    #[arg(long, default_value_t = 8080)]
-    port: u16,
-    /// A variable of the agent's environment, NAME=VALUE; it replaces one of the manifest.
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = serve::variable)]
-    env: Vec<(String, String)>,
-    /// A host that the agent may call, besides those of the manifest: [http://|https://]host[:port].
-    #[arg(long = "egress", value_name = "RULE")]
-    egress: Vec<EgressRule>,
+    #[command(flatten)]
+    here: Here,
 }
 
 /// Files, and when each was changed last.
@@ -68,8 +55,8 @@ impl Dev {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let local = Local::javascript(&local::environment(self.javascript.as_deref())?)?;
-            let listener = local::listen(self.address, self.port)?;
+            let local = Local::javascript(&local::environment(self.here.javascript.as_deref())?)?;
+            let listener = local::listen(self.here.address, self.here.port)?;
             let address = listener.local_addr()?;
             let mut session = Session {
                 bundler: Bundler::start()?,
@@ -126,13 +113,8 @@ impl Dev {
             }
             false => serve::plain(Path::new(&project.name)),
         };
-        let capabilities = &mut function.capabilities;
-        for (name, value) in &self.env {
-            capabilities.env.retain(|(known, _)| known != name);
-            capabilities.env.push((name.clone(), value.clone()));
-        }
-        capabilities.egress.extend(self.egress.iter().cloned());
-        capabilities.debug = true;
+        self.here.grant(&mut function.capabilities);
+        function.capabilities.debug = true;
         Ok(function)
     }
 }

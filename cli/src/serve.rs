@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hearth_api::convert::{self, Bundle};
 use hearth_contract::egress::EgressRule;
+use hearth_contract::function::Capabilities;
 use hearth_contract::{Function, FunctionKey, Limits};
 use hearth_wasm_host::BundleKind;
 use hearth_wasm_host::capability::folders::View;
@@ -28,21 +29,39 @@ pub(crate) struct Serve {
     /// The component or the module of the manifest's bundle: an image is not pulled here.
     #[arg(long)]
     bundle: Option<PathBuf>,
+    #[command(flatten)]
+    here: Here,
+}
+
+/// How an agent runs on this machine.
+#[derive(Debug, Args)]
+pub(crate) struct Here {
     /// The component that runs JavaScript. Unset: hearth-javascript.wasm beside this program.
     #[arg(long, env = "HEARTH_JAVASCRIPT", value_name = "FILE")]
-    javascript: Option<PathBuf>,
+    pub(crate) javascript: Option<PathBuf>,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
-    address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Port to listen on; 0 takes a free one.
     #[arg(long, default_value_t = 8080)]
-    port: u16,
+    pub(crate) port: u16,
     /// A variable of the agent's environment, NAME=VALUE; it replaces one of the manifest.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
     /// A host that the agent may call, besides those of the manifest: [http://|https://]host[:port].
     #[arg(long = "egress", value_name = "RULE")]
     egress: Vec<EgressRule>,
+}
+
+impl Here {
+    /// Adds the variables, which replace the manifest's, and the hosts.
+    pub(crate) fn grant(&self, capabilities: &mut Capabilities) {
+        for (name, value) in &self.env {
+            capabilities.env.retain(|(known, _)| known != name);
+            capabilities.env.push((name.clone(), value.clone()));
+        }
+        capabilities.egress.extend(self.egress.iter().cloned());
+    }
 }
 
 pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
@@ -59,7 +78,7 @@ impl Serve {
             .build()?;
         runtime.block_on(async {
             let loads = function.capabilities.loader.is_some();
-            let environment = local::environment(self.javascript.as_deref())?;
+            let environment = local::environment(self.here.javascript.as_deref())?;
             let (local, module) = match is_javascript(&bundle) {
                 true => {
                     let module = read_module(&bundle)?;
@@ -84,7 +103,7 @@ impl Serve {
                     (_, problem) => bail!("the command was stopped: {problem}"),
                 }
             }
-            let listener = local::listen(self.address, self.port)?;
+            let listener = local::listen(self.here.address, self.here.port)?;
             let address = listener.local_addr()?;
             local.place(function, module, listener)?;
             eprintln!(
@@ -108,17 +127,7 @@ impl Serve {
         } else {
             (plain(&self.path), self.path.clone())
         };
-        for (name, value) in &self.env {
-            function.capabilities.env.retain(|(known, _)| known != name);
-            function
-                .capabilities
-                .env
-                .push((name.clone(), value.clone()));
-        }
-        function
-            .capabilities
-            .egress
-            .extend(self.egress.iter().cloned());
+        self.here.grant(&mut function.capabilities);
         Ok((function, bundle))
     }
 
@@ -188,11 +197,13 @@ mod tests {
         Serve {
             path: path.into(),
             bundle: bundle.map(Into::into),
-            javascript: None,
-            address: [127, 0, 0, 1].into(),
-            port: 0,
-            env: vec![("GREETING".to_owned(), "Moin".to_owned())],
-            egress: vec!["localhost:9000".parse().unwrap()],
+            here: Here {
+                javascript: None,
+                address: [127, 0, 0, 1].into(),
+                port: 0,
+                env: vec![("GREETING".to_owned(), "Moin".to_owned())],
+                egress: vec!["localhost:9000".parse().unwrap()],
+            },
         }
     }
 

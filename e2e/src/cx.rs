@@ -197,6 +197,15 @@ impl Cx {
             .items)
     }
 
+    /// The first of them: the only one where there is one node and one pool.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn pool_pod(&self) -> Result<Pod> {
+        let pods = self.pool_pods().await?;
+        pods.into_iter().next().context("a pool pod")
+    }
+
     /// The log of a pod, as `kubectl logs` shows it.
     pub async fn logs(&self, pod: &str) -> Result<String> {
         Ok(self.pods().logs(pod, &LogParams::default()).await?)

@@ -25,8 +25,7 @@ async fn mischief(cx: &Cx, limits: &str) -> Result<String> {
 
 /// A metric of the guest of many behaviours, from the engine of the only pool pod.
 async fn metric(cx: &Cx, name: &str, label: &str) -> Result<f64> {
-    let pods = cx.pool_pods().await?;
-    let pod = pods.first().context("a pool pod")?;
+    let pod = &cx.pool_pod().await?;
     let labels = ["function=\"mischief\"", label];
     cx.metric(pod, METRICS, name, &labels).await
 }
@@ -76,8 +75,7 @@ async fn is_cut(cx: &Cx, address: &str, path: &str, status: u16, outcome: &str) 
         next.body
     );
     counted(cx, outcome, 1.0).await?;
-    let pods = cx.pool_pods().await?;
-    let pod = pods.first().context("a pool pod")?;
+    let pod = &cx.pool_pod().await?;
     let name = pod.metadata.name.clone().context("a pod has a name")?;
     until("a log line about the outcome", SETTLE, || async {
         let log = cx.logs(&name).await?;

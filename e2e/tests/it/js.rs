@@ -142,8 +142,7 @@ pub(crate) async fn faults_of_a_call_are_outcomes(cx: &Cx) -> Result<()> {
         let next = call::get(&address, "/").await?;
         ensure!(next.body == "fine", "after {path}: {next:?}");
     }
-    let pods = cx.pool_pods().await?;
-    let pod = pods.first().context("a pool pod")?.name_any();
+    let pod = cx.pool_pod().await?.name_any();
     until("the log to tell where it threw", SETTLE, || async {
         let log = cx.logs(&pod).await?;
         let mut lines = log.lines().filter(|line| line.starts_with("faulty: "));

@@ -64,8 +64,7 @@ pub(crate) async fn generated_code_runs_in_a_sandbox_of_its_own(cx: &Cx) -> Resu
         let said = run(&address, &code).await?;
         ensure!(said["report"]["outcome"] == outcome, "{body}: {said}");
     }
-    let pods = cx.pool_pods().await?;
-    let pod = pods.first().context("a pool pod")?;
+    let pod = &cx.pool_pod().await?;
     let counted = |outcome: &'static str| async move {
         let labels = [&format!("outcome=\"{outcome}\"")[..], "function=\"runner\""];
         cx.metric(pod, METRICS, "hearth_loader_calls_total", &labels)

@@ -22,10 +22,10 @@ pub(crate) async fn an_engine_has_given_up_what_a_container_might_have(cx: &Cx) 
     cx.ready_function("function", HELLO, "  replicas: 1")
         .await?;
     let plain = pods::running(cx, "plain").await?;
-    let pool = cx.pool_pods().await?.into_iter().next();
+    let pool = cx.pool_pod().await?;
     for (pod, user, group, of_volumes) in [
         (plain, 1234, 2345, Some("3456")),
-        (pool.context("a pool pod")?, 64532, 64532, None),
+        (pool, 64532, 64532, None),
     ] {
         let engines = cx
             .cluster

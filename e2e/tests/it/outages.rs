@@ -57,13 +57,13 @@ impl Called {
             .as_ref()
             .and_then(|status| status.pod_ip.clone());
         let address = format!("{}:8080", address.context("an address")?);
-        let pool = cx.pool_pods().await?.into_iter().next();
+        let pool = cx.pool_pod().await?;
         Ok(Self {
             loads: [
                 Steady::start(&cx.route("called").await?, LOAD / 2),
                 Steady::start(&address, LOAD / 2),
             ],
-            pool: pool.context("a pool pod")?,
+            pool,
             plain,
         })
     }
@@ -200,12 +200,7 @@ pub(crate) async fn what_is_frozen_goes_on_without_a_restart(cx: &Cx) -> Result<
         load.none_failed()?;
     }
     is_warm(cx, "called", WARM).await?;
-    let pod = cx
-        .pool_pods()
-        .await?
-        .into_iter()
-        .next()
-        .context("a pool pod")?;
+    let pod = cx.pool_pod().await?;
     ensure!(
         pod.uid().as_ref() == Some(&pool) && restarts(&pod) == 0,
         "{:?}",
@@ -339,12 +334,7 @@ pub(crate) async fn a_node_that_is_rebooted_has_its_caches_and_its_functions_bac
         since.elapsed()
     );
     // What was compiled before is there, and nobody pulled.
-    let pool = cx
-        .pool_pods()
-        .await?
-        .into_iter()
-        .next()
-        .context("a pool pod")?;
+    let pool = cx.pool_pod().await?;
     for metric in [
         "hearth_bundle_compile_seconds",
         "hearth_bundle_pull_seconds",

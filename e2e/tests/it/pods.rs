@@ -525,12 +525,7 @@ pub(crate) async fn logs_are_followed_through_a_rotation_and_kept_of_the_contain
     )
     .await?;
     let address = cx.route("talks").await?;
-    let pool = cx
-        .pool_pods()
-        .await?
-        .into_iter()
-        .next()
-        .context("a pool pod")?;
+    let pool = cx.pool_pod().await?;
     let followed = Followed::start(cx, &pool.name_any())?;
     let logged = |lines: usize| {
         let followed = &followed;

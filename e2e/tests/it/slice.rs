@@ -33,8 +33,7 @@ pub(crate) async fn an_applied_function_answers_through_its_service(cx: &Cx) -> 
         "an answer of the guest carries no outcome: {answer:?}"
     );
 
-    let pods = cx.pool_pods().await?;
-    let pod = pods.first().context("a pool pod")?;
+    let pod = &cx.pool_pod().await?;
     let labels = ["function=\"hello\""];
     let bytes = cx
         .metric(pod, METRICS, "hearth_bundle_artifact_bytes", &labels)

@@ -268,8 +268,7 @@ pub(crate) async fn a_killed_engine_of_a_pool_is_warm_again_and_counts_its_lost_
         .await?;
     is_warm(cx, "mischief", 20).await?;
     let address = cx.route("mischief").await?;
-    let pod = cx.pool_pods().await?.into_iter().next();
-    let pod = pod.context("a pool pod")?;
+    let pod = cx.pool_pod().await?;
     let uid = pod.uid().context("a pod has a UID")?;
     let hanging = tokio::spawn({
         let address = address.clone();
@@ -429,12 +428,7 @@ pub(crate) async fn a_function_that_engines_die_of_is_kept_away_and_the_others_r
         "{answer:?}"
     );
     calls.end().await?.none_failed()?;
-    let pod = cx
-        .pool_pods()
-        .await?
-        .into_iter()
-        .next()
-        .context("a pool pod")?;
+    let pod = cx.pool_pod().await?;
     ensure!(restarts(&pod) == 0, "{:?}", pod.status);
     backdoor.remove(cx).await
 }
