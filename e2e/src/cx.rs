@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hearth_api::v1alpha1::AgentFunction;
 use hearth_cluster::Cluster;
-use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, LogParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 
@@ -58,11 +58,25 @@ impl Cx {
         let made = Api::all(client.clone())
             .create(&PostParams::default(), &namespace)
             .await?;
-        Ok(Self {
+        let cx = Self {
             client,
             cluster,
             namespace: made.name_any(),
+        };
+        cx.takes_pods().await?;
+        Ok(cx)
+    }
+
+    /// Waits until the namespace has the service account without which the API server refuses every pod. Its controller
+    /// is at work again only some time after the API server was away.
+    async fn takes_pods(&self) -> Result<()> {
+        let accounts: Api<ServiceAccount> =
+            Api::namespaced(self.client.clone(), &self.namespace);
+        until("the namespace's service account", SETTLE, || async {
+            let account = accounts.get_opt("default").await?;
+            Ok(Seen::when(account.is_some(), (), "none".to_owned()))
         })
+        .await
     }
 
     /// Deletes the namespace, without waiting for its end: Kubernetes takes five seconds for that.
