@@ -70,8 +70,7 @@ impl Cx {
     /// Waits until the namespace has the service account without which the API server refuses every pod. Its controller
     /// is at work again only some time after the API server was away.
     async fn takes_pods(&self) -> Result<()> {
-        let accounts: Api<ServiceAccount> =
-            Api::namespaced(self.client.clone(), &self.namespace);
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
         until("the namespace's service account", SETTLE, || async {
             let account = accounts.get_opt("default").await?;
             Ok(Seen::when(account.is_some(), (), "none".to_owned()))
