@@ -1,6 +1,7 @@
-// QuickJS-ng as it is, but for three things: its bound on recursion, which it leaves out on WASI (without it a deep recursion is a
-// trap, which no program can catch, and no RangeError); the asynchronous context of its jobs, which the build writes into
-// quickjs.c (crates/test-guests/src/environment.rs); and that it notes when memory is refused.
+// QuickJS-ng as it is, but for four things: its bound on recursion, which it leaves out on WASI (without it a deep recursion is a
+// trap, which no program can catch, and no RangeError); the asynchronous context of its jobs, and references to what is in the
+// snapshot, which the build writes into quickjs.c (crates/test-guests/src/environment.rs); and that it notes when memory is
+// refused.
 #define _GNU_SOURCE
 // What these headers choose for WASI (no threads) is right.
 #include "cutils.h"
@@ -14,7 +15,39 @@
 // the one that it was written in.
 JSValue engine_context = JS_UNDEFINED;
 
+// What is in the snapshot is never freed, so that references to it need no count: counting them would write to its pages,
+// which an instance shares with all others until then. A count as large as this stands still.
+#define FIXED (1 << 29)
+#define IS_FIXED(p) (JS_REF_COUNT(p) >= FIXED)
+#define COUNT_REFERENCE(p) (IS_FIXED(p) ? FIXED : ++JS_REF_COUNT(p))
+#define FORGET_REFERENCE(p) (IS_FIXED(p) ? FIXED : --JS_REF_COUNT(p))
+
 #include "quickjs.c"
+
+// Fixes all that is there. Once, when the snapshot is made.
+void engine_fix(JSRuntime *rt)
+{
+    struct list_head *at;
+    list_for_each(at, &rt->gc_obj_list) {
+        JSGCObjectHeader *object = list_entry(at, JSGCObjectHeader, link);
+        // The shape of one object alone may be changed in place.
+        if (JS_GC_TYPE(object) != JS_GC_OBJ_TYPE_SHAPE || JS_REF_COUNT(object) > 1)
+            JS_REF_COUNT(object) += FIXED;
+        if (JS_GC_TYPE(object) != JS_GC_OBJ_TYPE_FUNCTION_BYTECODE)
+            continue;
+        JSFunctionBytecode *code = (JSFunctionBytecode *)object;
+        for (int i = 0; i < code->cpool_count; i++) {
+            JSValue constant = code->cpool[i];
+            if (JS_VALUE_GET_TAG(constant) == JS_TAG_STRING && !IS_FIXED(JS_VALUE_GET_PTR(constant)))
+                JS_REF_COUNT(JS_VALUE_GET_PTR(constant)) += FIXED;
+        }
+    }
+    for (int i = 0; i < rt->atom_size; i++) {
+        JSAtomStruct *atom = rt->atom_array[i];
+        if (!atom_is_free(atom) && !IS_FIXED(atom))
+            JS_REF_COUNT(atom) += FIXED;
+    }
+}
 
 // Memory was refused. An instance to which that happened answers no other call.
 bool engine_was_refused;

@@ -21,6 +21,7 @@
 
 // Of engine.c.
 extern JSValue engine_context;
+void engine_fix(JSRuntime *runtime);
 extern JSRuntime *engine_runtime(void);
 
 static JSRuntime *runtime;
@@ -277,6 +278,7 @@ __attribute__((export_name("wizer-initialize"))) void snapshot(void)
     JS_FreeValue(context, names);
 
     JS_RunGC(runtime);
+    engine_fix(runtime);
     JSMemoryUsage usage;
     JS_ComputeMemoryUsage(runtime, &usage);
     JS_SetGCThreshold(runtime, (size_t)usage.malloc_size + GARBAGE);

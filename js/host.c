@@ -1,10 +1,12 @@
 #include "host.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
 #include "digest.h"
+#include "url.h"
 
 // Bytes of one write to a log, which takes no more at once.
 #define LOG_PIECE 4096
@@ -310,7 +312,7 @@ static bool is_utf8(const uint8_t *at, const uint8_t *end)
 }
 
 // The UTF-8 of a string; what is half a pair of surrogates is U+FFFD. The caller frees it.
-static uint8_t *utf8_of(JSContext *ctx, JSValueConst value, size_t *length)
+uint8_t *host_utf8(JSContext *ctx, JSValueConst value, size_t *length)
 {
     const char *text = JS_ToCStringLen(ctx, length, value);
     if (!text)
@@ -345,7 +347,7 @@ static JSValue array(JSContext *ctx, uint8_t *bytes, size_t length)
 static JSValue js_encode(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
     size_t length;
-    uint8_t *bytes = utf8_of(ctx, argv[0], &length);
+    uint8_t *bytes = host_utf8(ctx, argv[0], &length);
     return bytes ? array(ctx, bytes, length) : JS_EXCEPTION;
 }
 
@@ -397,7 +399,7 @@ static size_t to_latin1(uint8_t *text, size_t length)
 // A string argument, to be freed with javascript_string_free.
 static bool string_of(JSContext *ctx, JSValueConst value, javascript_string_t *to)
 {
-    to->ptr = utf8_of(ctx, value, &to->len);
+    to->ptr = host_utf8(ctx, value, &to->len);
     return to->ptr != NULL;
 }
 
@@ -459,6 +461,69 @@ static bool fields_of_list(JSContext *ctx, JSValueConst list, wasi_http_types_ow
     }
     wasi_http_types_list_tuple2_field_name_field_value_free(&pairs);
     return is_well;
+}
+
+// fieldName(text): a field's name in small letters; undefined where it is none (RFC 9110, 5.6.2).
+static JSValue js_field_name(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    size_t length;
+    const char *text = JS_ToCStringLen(ctx, &length, argv[0]);
+    if (!text)
+        return JS_EXCEPTION;
+    bool is_name = length > 0, is_small = true;
+    for (size_t i = 0; is_name && i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+        is_small &= c < 'A' || c > 'Z';
+        is_name = (c < 0x80 && isalnum(c)) || (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+    }
+    JSValue name = JS_UNDEFINED;
+    if (is_name && is_small) {
+        name = JS_DupValue(ctx, argv[0]);
+    } else if (is_name) {
+        char *small = malloc(length);
+        if (small) {
+            for (size_t i = 0; i < length; i++)
+                small[i] = (char)tolower((unsigned char)text[i]);
+            name = JS_NewStringLen(ctx, small, length);
+            free(small);
+        } else {
+            name = JS_ThrowOutOfMemory(ctx);
+        }
+    }
+    JS_FreeCString(ctx, text);
+    return name;
+}
+
+static bool is_field_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+// fieldValue(text): a field's value without the white space around it; undefined where it is none: with a zero or the end of
+// a line, or with what is more than a byte.
+static JSValue js_field_value(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    size_t length;
+    const char *text = JS_ToCStringLen(ctx, &length, argv[0]);
+    if (!text)
+        return JS_EXCEPTION;
+    const char *from = text, *end = text + length;
+    while (from < end && is_field_space(*from))
+        from++;
+    while (from < end && is_field_space(end[-1]))
+        end--;
+    bool is_value = true;
+    for (const char *at = from; is_value && at < end; at++) {
+        // In UTF-8 what begins with 0xc4 or more is U+0100 or more.
+        is_value = *at != 0 && *at != '\r' && *at != '\n' && (unsigned char)*at < 0xc4;
+    }
+    JSValue value = JS_UNDEFINED;
+    if (is_value && (size_t)(end - from) == length)
+        value = JS_DupValue(ctx, argv[0]);
+    else if (is_value)
+        value = JS_NewStringLen(ctx, from, (size_t)(end - from));
+    JS_FreeCString(ctx, text);
+    return value;
 }
 
 // Streams.
@@ -1071,6 +1136,7 @@ static JSValue js_set_context(JSContext *ctx, JSValueConst self, int argc, JSVal
 static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("answer", 1, js_answer),
     JS_CFUNC_DEF("bindings", 0, js_bindings),
+    JS_CFUNC_DEF("changeUrl", 3, url_change),
     JS_CFUNC_DEF("close", 1, js_close),
     JS_CFUNC_DEF("context", 0, js_context),
     JS_CFUNC_DEF("decode", 2, js_decode),
@@ -1080,11 +1146,15 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("environment", 0, js_environment),
     JS_CFUNC_DEF("fail", 2, js_fail),
     JS_CFUNC_DEF("fetch", 7, js_fetch),
+    JS_CFUNC_DEF("fieldName", 1, js_field_name),
+    JS_CFUNC_DEF("fieldValue", 1, js_field_value),
     JS_CFUNC_DEF("finish", 1, js_finish),
     JS_CFUNC_DEF("load", 6, js_load),
     JS_CFUNC_DEF("log", 2, js_log),
     JS_CFUNC_DEF("next", 1, js_next),
     JS_CFUNC_DEF("now", 0, js_now),
+    JS_CFUNC_DEF("parseForm", 1, url_parse_form),
+    JS_CFUNC_DEF("parseUrl", 2, url_parse),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("randomNumber", 0, js_random_number),
     JS_CFUNC_DEF("read", 2, js_read),
@@ -1096,6 +1166,7 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("wait", 1, js_wait),
     JS_CFUNC_DEF("wasRefused", 0, js_was_refused),
     JS_CFUNC_DEF("write", 3, js_write),
+    JS_CFUNC_DEF("writeForm", 1, url_write_form),
 };
 #define FUNCTION_COUNT ((int)(sizeof(FUNCTIONS) / sizeof(*FUNCTIONS)))
 

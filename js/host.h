@@ -27,6 +27,9 @@ void host_fail(bool is_silent, const char *text, size_t length);
 // The call is over: gives back what it held.
 void host_end(JSContext *ctx);
 
+// The UTF-8 of a string; what is half a pair of surrogates is U+FFFD. The caller frees it. Null when it threw.
+uint8_t *host_utf8(JSContext *ctx, JSValueConst value, size_t *length);
+
 // Writes lines to standard output or standard error.
 void host_log(bool is_error, const char *text, size_t length);
 

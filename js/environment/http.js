@@ -22,18 +22,18 @@ const OF_CONNECTIONS = [
   "upgrade",
 ];
 
-const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
-
 function fieldName(name) {
   const text = String(name);
-  if (!NAME.test(text)) throw new TypeError(`${JSON.stringify(text)} is no name of a header`);
-  return text.toLowerCase();
+  const known = host.fieldName(text);
+  if (known === undefined) throw new TypeError(`${JSON.stringify(text)} is no name of a header`);
+  return known;
 }
 
 function fieldValue(value) {
-  const text = String(value).replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, "");
-  if (/[\0\n\r\u0100-\uffff]/.test(text)) throw new TypeError(`${JSON.stringify(text)} is no value of a header`);
-  return text;
+  const text = String(value);
+  const known = host.fieldValue(text);
+  if (known === undefined) throw new TypeError(`${JSON.stringify(text)} is no value of a header`);
+  return known;
 }
 
 export class Headers {
@@ -46,8 +46,11 @@ export class Headers {
       for (const [name, values] of init.#fields) this.#fields.set(name, [...values]);
       return;
     }
-    const pairs = init[Symbol.iterator] ? init : Object.entries(init);
-    for (const pair of pairs) {
+    if (!init[Symbol.iterator]) {
+      for (const name of Object.keys(init)) this.append(name, init[name]);
+      return;
+    }
+    for (const pair of init) {
       const [name, value, ...more] = pair;
       if (value === undefined || more.length > 0) throw new TypeError("a pair has two elements");
       this.append(name, value);
@@ -67,6 +70,16 @@ export class Headers {
       if (!OF_CONNECTIONS.includes(name)) for (const value of values) list.push(name, value);
     }
     return list;
+  }
+
+  /** Sets what is known to be a name, in small letters, and a value. */
+  static put(headers, name, value) {
+    headers.#fields.set(name, [value]);
+  }
+
+  /** Whether there is such a name, in small letters. */
+  static hold(headers, name) {
+    return headers.#fields.has(name);
   }
 
   #add(name, value) {
@@ -126,8 +139,12 @@ export class Headers {
 
 export const headersFrom = Headers.fromList;
 export const headersList = Headers.toList;
+const putHeader = Headers.put;
+export const holdsHeader = Headers.hold;
 delete Headers.fromList;
 delete Headers.toList;
+delete Headers.put;
+delete Headers.hold;
 
 /** The next bytes of a stream of the host's; null at its end. */
 export async function readHost(handle) {
@@ -165,6 +182,9 @@ function streamOfHost(handle) {
   );
 }
 
+/** The type of a body that is text. */
+const TEXT = "text/plain;charset=UTF-8";
+
 /** A body: nothing, or one of `bytes`, `handle` (of the host) and `stream`. */
 class Body {
   #bytes = null;
@@ -175,6 +195,10 @@ class Body {
   /** Takes what a user gave. Returns the type that it implies. */
   static take(body, given) {
     if (given === null || given === undefined) return null;
+    if (typeof given === "string") {
+      body.#bytes = encode(given);
+      return TEXT;
+    }
     if (given instanceof ReadableStream) {
       if (given.locked || isDisturbed(given)) throw new TypeError("the stream is locked or was read from");
       body.#stream = given;
@@ -194,9 +218,7 @@ class Body {
       return type;
     }
     body.#bytes = encode(String(given));
-    return given instanceof URLSearchParams
-      ? "application/x-www-form-urlencoded;charset=UTF-8"
-      : "text/plain;charset=UTF-8";
+    return given instanceof URLSearchParams ? "application/x-www-form-urlencoded;charset=UTF-8" : TEXT;
   }
 
   static takeHandle(body, handle) {
@@ -327,7 +349,7 @@ export class Request extends Body {
     const { method, headers, body, signal, redirect } = init;
     if (method !== undefined) {
       const name = String(method);
-      if (!NAME.test(name) || /^(connect|trace|track)$/i.test(name)) throw new TypeError(`the method ${name} is not allowed`);
+      if (host.fieldName(name) === undefined || /^(connect|trace|track)$/i.test(name)) throw new TypeError(`the method ${name} is not allowed`);
       this.#method = USUAL_METHODS.includes(name.toUpperCase()) ? name.toUpperCase() : name;
     }
     if (redirect !== undefined) this.#redirect = String(redirect);
@@ -336,7 +358,7 @@ export class Request extends Body {
     if (body !== undefined && body !== null) {
       if (this.#method === "GET" || this.#method === "HEAD") throw new TypeError(`a ${this.#method} request has no body`);
       const type = take(this, body);
-      if (type && !this.#headers.has("content-type")) this.#headers.set("content-type", type);
+      if (type && !holdsHeader(this.#headers, "content-type")) putHeader(this.#headers, "content-type", type);
     } else if (source) {
       move(this, source);
     }
@@ -376,7 +398,7 @@ export class Request extends Body {
 export function incomingRequest(method, url, list, handle) {
   const headers = headersFrom(list);
   // The host keeps it apart.
-  if (!headers.has("host")) headers.set("host", url.split("/", 3)[2]);
+  if (!holdsHeader(headers, "host")) putHeader(headers, "host", url.split("/", 3)[2]);
   return new Request(SECRET, { method, url, headers, handle });
 }
 
@@ -410,14 +432,14 @@ export class Response extends Body {
     this.#statusText = String(statusText);
     this.#headers = new Headers(headers);
     const type = take(this, body);
-    if (type && !this.#headers.has("content-type")) this.#headers.set("content-type", type);
+    if (type && !holdsHeader(this.#headers, "content-type")) putHeader(this.#headers, "content-type", type);
   }
 
   static json(value, init = {}) {
     const text = JSON.stringify(value);
     if (text === undefined) throw new TypeError("the value has no form in JSON");
     const response = new Response(text, init);
-    if (!new Headers(init.headers).has("content-type")) response.#headers.set("content-type", "application/json");
+    if (!init.headers || !new Headers(init.headers).has("content-type")) putHeader(response.#headers, "content-type", "application/json");
     return response;
   }
 

@@ -8,7 +8,7 @@ import { Crypto, CryptoKey, SubtleCrypto } from "./crypto.js";
 import { TextDecoder, TextEncoder } from "./encoding.js";
 import * as events from "./events.js";
 import { fetch, send } from "./fetch.js";
-import { Headers, Request, Response, headersList, incomingRequest, useBody } from "./http.js";
+import { Headers, Request, Response, headersList, holdsHeader, incomingRequest, useBody } from "./http.js";
 import { beginCall, environment } from "./loader.js";
 import * as streams from "./streams.js";
 import { clearTimeout, clearTimers, setInterval, setTimeout } from "./timers.js";
@@ -143,7 +143,7 @@ async function respond(response) {
   const body = useBody(response);
   const list = headersList(response.headers);
   const isThere = body.bytes !== null || body.handle !== 0 || body.stream !== null;
-  if (body.bytes && !response.headers.has("content-length")) list.push("content-length", String(body.bytes.length));
+  if (body.bytes && !holdsHeader(response.headers, "content-length")) list.push("content-length", String(body.bytes.length));
   const output = host.respond(response.status, list, isThere);
   if (isThere) await send(body, output);
 }
@@ -172,6 +172,21 @@ async function serve() {
     }
   }
 }
+
+/** What the engine makes when it is first touched is made before the snapshot: no instance has to make it again. */
+async function touch() {
+  const list = ["content-type", "text/plain", "accept", "*/*"];
+  const request = incomingRequest("GET", "http://localhost/path?name=value", list, 0);
+  const { searchParams, pathname } = new URL(request.url);
+  const body = { name: searchParams.get("name"), pathname, type: request.headers.get("content-type") };
+  for (const response of [new Response("text"), Response.json(body), new Response(null, { status: 404, headers: body })]) {
+    headersList(response.headers);
+    const { bytes } = useBody(response.clone());
+    if (bytes?.length > 4) JSON.parse(host.decode(bytes, false));
+  }
+  await Promise.allSettled([null]);
+}
+touch();
 
 /** Answers the call that the host has now. */
 export function handle() {

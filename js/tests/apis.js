@@ -320,6 +320,25 @@ const CHECKS = {
       url.searchParams.append("z", "ä b");
       url.port = "8080";
       equal(url.href, "http://user:pw@example.com:8080/a/c?x=1&z=%C3%A4+b#y");
+      equal([url.username, url.password, url.host, url.hostname], ["user", "pw", "example.com:8080", "example.com"]);
+      [url.password, url.protocol, url.host, url.pathname] = ["", "https", "other.example", "d e"];
+      url.hash = url.search = "";
+      equal(url.href, "https://user@other.example:8080/d%20e");
+      equal([url.searchParams.size, url.password, url.search, url.hash], [0, "", "", ""]);
+      url.port = "no";
+      url.username = "";
+      equal([url.href, url.username, `${url}`], ["https://other.example:8080/d%20e", "", JSON.parse(JSON.stringify(url))]);
+    },
+    async "schemes without hosts, and origins"() {
+      const parts = (text) => {
+        const { origin, username, password, host, pathname, search, hash } = new URL(text);
+        return [origin, username + password + host, pathname, search, hash];
+      };
+      equal(parts("mailto:a@b.example?x#"), ["null", "", "a@b.example", "?x", ""]);
+      equal(parts("file:///C|/x/../y"), ["null", "", "/C:/y", "", ""]);
+      equal(parts("web+x:/.//p?"), ["null", "", "//p", "", ""]);
+      equal(parts("blob:https://a.example:444/1"), ["https://a.example:444", "", "https://a.example:444/1", "", ""]);
+      equal(parts("ws://u@h:80"), ["ws://h", "uh", "/", "", ""]);
     },
     async "hosts: IPv4, IPv6, international names"() {
       const hostOf = (text) => new URL(text).host;
@@ -329,7 +348,10 @@ const CHECKS = {
         "xn--bcher-kva.example",
         "[2001:db8::1:0:0:1]",
       ]);
-      await throws(() => new URL("http://a b/"), "TypeError");
+      equal(["http://faß.example", "http://日本語。JP/", "http://1.2.3/"].map(hostOf), ["xn--fa-hia.example", "xn--wgv71a119e.jp", "1.2.0.3"]);
+      for (const text of ["http://a b/", "http://256.256.256.256/", "http://[1::2::3]/", "http://a%00b/", "//a", "http://"]) {
+        await throws(() => new URL(text), "TypeError");
+      }
       equal([URL.canParse("x"), new URL("data:text/plain,hi").pathname], [false, "text/plain,hi"]);
     },
     async "search parameters"() {
@@ -339,6 +361,11 @@ const CHECKS = {
       params.set("b", "x");
       params.delete("a");
       equal([...params], [["b", "x"]]);
+      const { searchParams } = new URL("http://h/?a=%zz+%E4&=1&b&&c=%F0%9F%94%A5");
+      equal([...searchParams.keys()], ["a", "", "b", "c"]);
+      equal([...searchParams.values()], ["%zz \ufffd", "1", "", "🔥"]);
+      equal([searchParams.has("b", ""), searchParams.has("b", "1"), searchParams.get("d")], [true, false, null]);
+      equal(`${new URLSearchParams([["a b", "~*"], ["\ud800", "&="]])}`, "a+b=%7E*&%EF%BF%BD=%26%3D");
     },
   },
   "the language": {

@@ -176,7 +176,7 @@ pub(crate) fn componentize(module: &[u8]) -> Result<Vec<u8>> {
 
 pub(crate) fn run(mut clang: Command) -> Result<()> {
     let output = clang.output().context(
-        "clang-19 cannot be started; install Debian's clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32, as `cargo xtask up` does",
+        "clang-19 cannot be started; install Debian's clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32 libc++-19-dev-wasm32, as `cargo xtask up` does",
     )?;
     if !output.status.success() {
         bail!(

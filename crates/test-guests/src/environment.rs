@@ -1,4 +1,4 @@
-//! The JavaScript environment (`js/`): QuickJS-ng and our C compiled with clang, run once up to the point where a user's code
+//! The JavaScript environment (`js/`): QuickJS-ng, Ada and our C compiled with clang, run once up to the point where a user's code
 //! comes, and kept as it is then.
 
 use std::fmt::Write as _;
@@ -14,18 +14,25 @@ use crate::build;
 
 /// clang's first arguments. Recursion is bounded by what JavaScript may use of the stack (`environment.c`), which must fit
 /// into what is given here.
-const CLANG: [&str; 11] = [
+const CLANG: [&str; 8] = [
     "--target=wasm32-wasi",
     "--sysroot=/usr",
-    "-std=gnu23",
     "-O2",
     "-DNDEBUG",
     "-D_GNU_SOURCE",
     "-mbulk-memory",
     "-msign-ext",
     "-mnontrapping-fptoint",
+];
+/// What is ours and the engine's.
+const C: [&str; 3] = ["-std=gnu23", "-Wall", "-Wno-unused-function"];
+/// What [`URLS`] is written in. It throws nothing.
+const CXX: [&str; 3] = ["-std=c++20", "-fno-exceptions", "-fno-rtti"];
+const LINK: [&str; 4] = [
     "-mexec-model=reactor",
     "-Wl,-z,stack-size=262144,--stack-first",
+    "-lc++",
+    "-lc++abi",
 ];
 
 /// The world, and the prefix of its generated files.
@@ -34,11 +41,17 @@ const WORLD: &str = "javascript";
 /// The package of the engine's source, pinned in `js/source/Cargo.lock`, and its files.
 const ENGINE: &str = "rquickjs-sys";
 const ENGINE_FILES: [&str; 3] = ["libregexp.c", "libunicode.c", "dtoa.c"];
+/// The package of what parses URLs, pinned there too.
+const URLS: &str = "ada-url";
 
-/// Changes to the engine's source: what stands there, how often, and what it becomes. Each job of the queue belongs to the
-/// asynchronous context that it was queued in, and a reaction to the one that it was attached in (`js/engine.c`). The engine's
-/// own hooks do not see an `await`.
-const ENGINE_CHANGES: [(&str, usize, &str); 8] = [
+/// Changes to the engine's source: what stands there, how often, and what it becomes (`js/engine.c`).
+///
+/// Each job of the queue belongs to the
+/// asynchronous context that it was queued in, and a reaction to the one that it was attached in. The engine's own hooks do not
+/// see an `await`.
+///
+/// References to what is in the snapshot are not counted.
+const ENGINE_CHANGES: [(&str, usize, &str); 19] = [
     (
         "    int argc;\n    JSValue argv[];\n} JSJobEntry;",
         1,
@@ -79,6 +92,57 @@ const ENGINE_CHANGES: [(&str, usize, &str); 8] = [
         2,
         "JSValue context = engine_context;\n        engine_context = rd->context;\n        JS_EnqueueJob(ctx, promise_reaction_job, 5, args);\n        engine_context = context;\n",
     ),
+    (
+        "        void *p = JS_VALUE_GET_PTR(v);\n        JS_REF_COUNT(p)++;\n",
+        1,
+        "        void *p = JS_VALUE_GET_PTR(v);\n        COUNT_REFERENCE(p);\n",
+    ),
+    (
+        "        if (--JS_REF_COUNT(p) <= 0) {\n            js_free_value_rt(rt, v);\n",
+        1,
+        "        if (FORGET_REFERENCE(p) <= 0) {\n            js_free_value_rt(rt, v);\n",
+    ),
+    (
+        "    if (--JS_REF_COUNT(str) <= 0)\n",
+        1,
+        "    if (FORGET_REFERENCE(str) <= 0)\n",
+    ),
+    (
+        "        p = rt->atom_array[v];\n        JS_REF_COUNT(p)++;\n",
+        2,
+        "        p = rt->atom_array[v];\n        COUNT_REFERENCE(p);\n",
+    ),
+    (
+        "__JS_AtomIsConst(i))\n                JS_REF_COUNT(p)++;\n",
+        1,
+        "__JS_AtomIsConst(i))\n                COUNT_REFERENCE(p);\n",
+    ),
+    (
+        "__JS_AtomIsConst(i))\n                    JS_REF_COUNT(p)++;\n",
+        1,
+        "__JS_AtomIsConst(i))\n                    COUNT_REFERENCE(p);\n",
+    ),
+    (
+        "    if (--JS_REF_COUNT(p) > 0)\n        return;\n    JS_FreeAtomStruct(rt, p);\n",
+        1,
+        "    if (FORGET_REFERENCE(p) > 0)\n        return;\n    JS_FreeAtomStruct(rt, p);\n",
+    ),
+    ("    JS_REF_COUNT(sh)++;\n", 1, "    COUNT_REFERENCE(sh);\n"),
+    (
+        "    if (unlikely(--JS_REF_COUNT(sh) <= 0)) {\n",
+        1,
+        "    if (unlikely(FORGET_REFERENCE(sh) <= 0)) {\n",
+    ),
+    (
+        "                JS_REF_COUNT(var_ref)++;\n                break;\n",
+        1,
+        "                COUNT_REFERENCE(var_ref);\n                break;\n",
+    ),
+    (
+        "        if (--JS_REF_COUNT(var_ref) == 0) {\n",
+        1,
+        "        if (FORGET_REFERENCE(var_ref) == 0) {\n",
+    ),
 ];
 
 /// Where the environment says why its snapshot could not be made.
@@ -99,7 +163,8 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
     inputs.extend(files(&js, "h")?);
     inputs.extend(c.iter().chain(&modules).cloned());
     build::cached(root, &inputs, |folder| {
-        let engine = engine_source(&js)?;
+        let engine = source(&js, ENGINE)?.join("quickjs");
+        let urls = source(&js, URLS)?.join("deps");
         let file = folder.join("quickjs.c");
         std::fs::write(
             &file,
@@ -109,18 +174,28 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
             std::fs::write(folder.join(name), bytes)?;
         }
         std::fs::write(folder.join("sources.h"), embedding(&modules)?)?;
+        let urls_object = folder.join("urls.o");
+        let mut clang = Command::new("clang++-19");
+        clang.args(CLANG).args(CXX).arg("-c");
+        clang.arg(urls.join("ada.cpp")).arg("-o").arg(&urls_object);
+        build::run(clang)?;
         let module = folder.join("module.wasm");
         let mut clang = Command::new("clang-19");
         // What is not ours is compiled as it is.
-        clang.args(CLANG).args(["-Wall", "-Wno-unused-function"]);
+        clang.args(CLANG).args(C);
         for include in [folder, &js] {
             clang.arg("-I").arg(include);
         }
-        clang.arg("-isystem").arg(&engine).args(&c);
+        for include in [&engine, &urls] {
+            clang.arg("-isystem").arg(include);
+        }
         clang
+            .args(&c)
             .args(ENGINE_FILES.map(|name| engine.join(name)))
             .arg(folder.join(format!("{WORLD}.c")))
             .arg(folder.join(format!("{WORLD}_component_type.o")))
+            .arg(urls_object)
+            .args(LINK)
             .arg(format!("-Wl,--export={PROBLEM}"))
             .arg("-o")
             .arg(&module);
@@ -152,8 +227,8 @@ fn resolved(root: &Path) -> Result<(Resolve, wit_bindgen_core::wit_parser::Packa
     Ok((resolve, package.0))
 }
 
-/// Where Cargo keeps the engine's source.
-fn engine_source(js: &Path) -> Result<PathBuf> {
+/// Where Cargo keeps the source of a package.
+fn source(js: &Path, package: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--locked", "--format-version=1"])
@@ -170,10 +245,11 @@ fn engine_source(js: &Path) -> Result<PathBuf> {
     let manifest = packages
         .into_iter()
         .flatten()
-        .find(|package| package["name"] == ENGINE)
-        .and_then(|package| package["manifest_path"].as_str())
-        .with_context(|| format!("js/source does not depend on {ENGINE}"))?;
-    Ok(Path::new(manifest).with_file_name("quickjs"))
+        .find(|known| known["name"] == package)
+        .and_then(|known| known["manifest_path"].as_str())
+        .with_context(|| format!("js/source does not depend on {package}"))?;
+    let folder = Path::new(manifest).parent();
+    Ok(folder.context("a manifest is in a folder")?.to_owned())
 }
 
 /// The engine's source with our changes.

@@ -22,8 +22,9 @@ pub const EPOCH_TICK: Duration = Duration::from_millis(5);
 /// Largest linear memory that a slot of the pool can hold, in bytes. `spec.limits.memory` may not ask for more.
 pub const MAX_MEMORY_BYTES: usize = 4 << 30;
 
-/// Linear memory that a slot keeps mapped between two instances, in bytes: more than a small guest writes in a call.
-const KEEP_RESIDENT: usize = 256 << 10;
+/// Linear memory that a slot keeps mapped between two instances, in bytes: more than a small guest writes in a call, and a small
+/// function in JavaScript.
+const KEEP_RESIDENT: usize = 384 << 10;
 /// The same for a stack, from its top.
 const KEEP_STACK: usize = 32 << 10;
 /// The same for a table.

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Packages that are always needed, each with what needs it.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("runc", "ordinary containers"),
     ("containernetworking-plugins", "pod networks"),
     ("docker-registry", "images"),
@@ -20,6 +20,10 @@ const PACKAGES: [(&str, &str); 15] = [
     ("lld-19", "guests in C"),
     ("wasi-libc", "guests in C"),
     ("libclang-rt-19-dev-wasm32", "guests in C"),
+    (
+        "libc++-19-dev-wasm32",
+        "the JavaScript environment, whose URL parser is in C++",
+    ),
     ("kmod", "kube-proxy"),
 ];
 
