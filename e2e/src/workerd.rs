@@ -91,12 +91,16 @@ fn configured(address: &str, variables: &[(&str, &str)]) -> String {
     format!(
         r#"using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
-  services = [(name = "main", worker = .main)],
+  services = [
+    (name = "main", worker = .main),
+    (name = "internet", network = (allow = ["local", "private", "public"])),
+  ],
   sockets = [(name = "http", address = "{address}", http = (), service = "main")],
 );
 const main :Workerd.Worker = (
   modules = [(name = "worker.js", esModule = embed "worker.js")],
   compatibilityDate = "2026-01-01",
+  compatibilityFlags = ["nodejs_als"],
   bindings = [{variables}(name = "LOADER", workerLoader = (id = "loader"))],
 );
 "#

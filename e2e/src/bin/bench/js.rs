@@ -3,7 +3,9 @@
 //! Both load code at run time: ours makes an instance for every call of it, workerd keeps an isolate for each. Who is compared
 //! takes turns.
 
-use std::path::Path;
+mod agents;
+
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -42,6 +44,11 @@ const COMPUTING: [(&str, &str); 3] = [
 struct Both {
     engine: Engine,
     workerd: Workerd,
+    /// The environment, compiled.
+    artifact: Artifact,
+    layout: Layout,
+    /// Where programs are.
+    programs: PathBuf,
     /// Ours: a fresh instance for each call, and reused ones.
     fresh: String,
     reused: String,
@@ -81,6 +88,7 @@ pub(crate) async fn run(plot: Option<&Path>, say: impl Fn(&Figure)) -> Result<()
 async fn start() -> Result<Both> {
     let this = std::env::current_exe().context("find this program's own path")?;
     let programs = this.parent().context("this program is in a directory")?;
+    let programs = programs.to_owned();
     let layout = Layout::find()?;
     let target = layout.repository().join("target");
     let directory = target.join("bench/js");
@@ -109,6 +117,9 @@ async fn start() -> Result<Both> {
         reused: engine.serve_javascript(reused, &artifact, WORKER).await?,
         workerd: Workerd::start(layout.repository(), "bench", WORKER, &[]).await?,
         engine,
+        artifact,
+        layout,
+        programs,
     })
 }
 
@@ -129,6 +140,15 @@ async fn measure(both: &mut Both) -> Result<Vec<Figure>> {
     figures.extend(reused(both).await?);
     figures.push(memory(both).await?);
     figures.extend(computing(both).await?);
+    let Both {
+        engine,
+        artifact,
+        layout,
+        programs,
+        ..
+    } = both;
+    figures.extend(agents::loops(engine, artifact, layout, programs).await?);
+    figures.extend(agents::reload(layout, programs).await?);
     Ok(figures)
 }
 

@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
 use super::control::{Engine, function};
+use super::peers::Peer;
 use super::{ROUNDS, Setup, figure};
 
 /// Functions of the engine, the two that are called among them.
@@ -35,8 +36,10 @@ const WORST: [(&str, &str); 6] = [
     ("recurses", "/recurse"),
     ("floods its log", "/flood"),
     ("traps", "/trap"),
-    ("calls out", "/fetches?url=http://"),
+    ("calls out", FETCHES),
 ];
+/// What is asked for is at another machine's address.
+const FETCHES: &str = "/fetches?url=http://";
 /// One more way: callers that do not read.
 const SLOW: &str = "has callers that do not read";
 
@@ -132,7 +135,8 @@ pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
         engine.serve(idle, &setup.artifact).await?;
     }
     let mischief = setup.compiled("mischief").await?;
-    let bad = engine.serve(worst(&good)?, &mischief).await?;
+    let elsewhere = Peer::elsewhere(&setup.program("bare-hyper")).await?;
+    let bad = engine.serve(worst(&elsewhere.address)?, &mischief).await?;
     mischief.remove()?;
 
     let callers = Callers::start()?;
@@ -143,10 +147,10 @@ pub(super) async fn run(setup: &Setup) -> Result<Vec<Figure>> {
     let alone = quantile(&alone, 0.5);
     let mut figures = Vec::new();
     for (what, path) in WORST {
-        let path = match path.ends_with("//") {
-            true => format!("{path}{good}/"),
-            false => path.to_owned(),
-        };
+        let mut path = path.to_owned();
+        if path == FETCHES {
+            path += &format!("{}/", elsewhere.address);
+        }
         let mut load = JoinSet::new();
         for _ in 0..CONNECTIONS {
             load.spawn_on(calls(bad.clone(), path.clone()), &callers.bad.handle);

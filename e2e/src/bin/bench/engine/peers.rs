@@ -22,7 +22,7 @@ const SERVE: [&str; 4] = [
     "-S",
     "cli",
     "-O",
-    "pooling-allocator=y,memory-init-cow=y,pooling-pagemap-scan=auto,pooling-memory-keep-resident=262144,\
+    "pooling-allocator=y,memory-init-cow=y,pooling-pagemap-scan=auto,pooling-memory-keep-resident=393216,\
      pooling-table-keep-resident=16384,pooling-async-stack-keep-resident=32768",
 ];
 
@@ -40,6 +40,17 @@ impl Peer {
         let port = free_port()?;
         let mut command = Command::new(program);
         command.arg(port.to_string());
+        Self::start(command, port).await
+    }
+
+    /// The same, of the lowest priority: it stands for another machine, which takes no time of this one's.
+    pub(crate) async fn elsewhere(program: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new("nice");
+        command
+            .args(["-n", "19"])
+            .arg(program)
+            .arg(port.to_string());
         Self::start(command, port).await
     }
 
