@@ -281,6 +281,14 @@ pub(crate) async fn a_full_disk_is_said_and_harms_nothing_that_runs(cx: &Cx) -> 
         drop(disk);
         cx.condition(name, "Ready", "True").await?;
     }
+    // What containerd and the shim write down of a pod.
+    let tasks = Path::new(hearth_cluster::layout::NODE_DIRECTORY)
+        .join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    let disk = SmallDisk::over(cx, tasks.display().to_string())?;
+    cx.apply(&pods::pod("noted", HELLO))?;
+    cx.event("noted", "no space left").await?;
+    drop(disk);
+    pods::running(cx, "noted").await?;
     called.end(cx, "disks full").await?;
     Ok(())
 }
