@@ -685,7 +685,7 @@ void host_end(JSContext *ctx)
 static const char *const METHODS[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"};
 #define METHOD_COUNT (sizeof(METHODS) / sizeof(*METHODS))
 
-// request(): method, URL, headers, and the stream of the body; 0 where there is none.
+// request(): method, URL, headers, the stream of the body (0 where there is none), and the authority of the URL.
 static JSValue js_request(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
     wasi_http_types_borrow_incoming_request_t request = wasi_http_types_borrow_incoming_request(call.request);
@@ -701,9 +701,11 @@ static JSValue js_request(JSContext *ctx, JSValueConst self, int argc, JSValueCo
 
     wasi_http_types_scheme_t scheme;
     bool is_secure = wasi_http_types_method_incoming_request_scheme(request, &scheme) && scheme.tag == WASI_HTTP_TYPES_SCHEME_HTTPS;
-    javascript_string_t authority = borrowed("localhost", 9), path = borrowed("/", 1);
-    wasi_http_types_method_incoming_request_authority(request, &authority);
-    wasi_http_types_method_incoming_request_path_with_query(request, &path);
+    javascript_string_t authority, path;
+    if (!wasi_http_types_method_incoming_request_authority(request, &authority))
+        javascript_string_dup(&authority, "localhost");
+    if (!wasi_http_types_method_incoming_request_path_with_query(request, &path))
+        javascript_string_dup(&path, "/");
     size_t room = 8 + authority.len + path.len;
     char *url = malloc(room);
     if (!url)
@@ -713,6 +715,7 @@ static JSValue js_request(JSContext *ctx, JSValueConst self, int argc, JSValueCo
     memcpy(url + at + authority.len, path.ptr, path.len);
     push(ctx, list, &length, JS_NewStringLen(ctx, url, at + authority.len + path.len));
     free(url);
+    javascript_string_free(&path);
 
     push(ctx, list, &length, list_of_fields(ctx, wasi_http_types_method_incoming_request_headers(request)));
     wasi_http_types_own_incoming_body_t body;
@@ -720,6 +723,8 @@ static JSValue js_request(JSContext *ctx, JSValueConst self, int argc, JSValueCo
     if (!is_bodiless && wasi_http_types_method_incoming_request_consume(request, &body))
         id = add_input(ctx, body)->id;
     push(ctx, list, &length, JS_NewInt32(ctx, id));
+    push(ctx, list, &length, JS_NewStringLen(ctx, (char *)authority.ptr, authority.len));
+    javascript_string_free(&authority);
     return list;
 }
 

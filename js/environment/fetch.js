@@ -6,7 +6,21 @@ import { URL } from "./url.js";
 
 const REDIRECTIONS = 20;
 
-/** Moves a body to a stream of the host's, and ends it. */
+/** Moves a body to a stream of the host's, and ends it. A promise where the host does not take all of it at once. */
+export function sendAtOnce(body, output) {
+  const { bytes } = body;
+  if (!bytes) return send(body, output);
+  try {
+    const written = host.write(output, bytes, 0);
+    if (written === bytes.length) return host.finish(output);
+    return send({ ...body, bytes: bytes.subarray(written) }, output);
+  } catch (error) {
+    host.close(output);
+    throw error;
+  }
+}
+
+/** The same, of which somebody hears later. */
 export async function send({ bytes, handle, stream }, output) {
   try {
     if (bytes) {

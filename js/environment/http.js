@@ -395,10 +395,10 @@ export class Request extends Body {
 }
 
 /** A request that came in. `handle` is the stream of its body, 0 for none. */
-export function incomingRequest(method, url, list, handle) {
+export function incomingRequest([method, url, list, handle, authority]) {
   const headers = headersFrom(list);
   // The host keeps it apart.
-  if (!holdsHeader(headers, "host")) putHeader(headers, "host", url.split("/", 3)[2]);
+  if (!holdsHeader(headers, "host")) putHeader(headers, "host", authority);
   return new Request(SECRET, { method, url, headers, handle });
 }
 

@@ -7,7 +7,7 @@ import { console, inspect } from "./console.js";
 import { Crypto, CryptoKey, SubtleCrypto } from "./crypto.js";
 import { TextDecoder, TextEncoder } from "./encoding.js";
 import * as events from "./events.js";
-import { fetch, send } from "./fetch.js";
+import { fetch, sendAtOnce } from "./fetch.js";
 import { Headers, Request, Response, headersList, holdsHeader, incomingRequest, useBody } from "./http.js";
 import { beginCall, environment } from "./loader.js";
 import * as streams from "./streams.js";
@@ -135,7 +135,8 @@ export function loadProblem(error) {
   return [title, file ?? "", Number(line ?? 0), Number(column ?? 0), isError ? framesOf(error).join("\n") : ""];
 }
 
-async function respond(response) {
+/** Answers the call. A promise where the body is not all on its way then. */
+function respond(response) {
   if (!(response instanceof Response)) {
     throw new TypeError(`fetch returned no Response but ${inspect(response, 1)}`);
   }
@@ -145,7 +146,7 @@ async function respond(response) {
   const isThere = body.bytes !== null || body.handle !== 0 || body.stream !== null;
   if (body.bytes && !holdsHeader(response.headers, "content-length")) list.push("content-length", String(body.bytes.length));
   const output = host.respond(response.status, list, isThere);
-  if (isThere) await send(body, output);
+  return isThere ? sendAtOnce(body, output) : null;
 }
 
 async function serve() {
@@ -157,26 +158,32 @@ async function serve() {
     passThroughOnException() {},
   };
   try {
-    const [method, url, list, handle] = host.request();
-    beginCall();
-    env ??= environment();
-    await respond(await handler.fetch(incomingRequest(method, url, list, handle), env, ctx));
-  } catch (error) {
-    const text = `uncaught ${described(error)}`;
-    host.log(true, text);
-    host.fail(isOutOfMemory(error), text);
-  }
-  while (pending.length > 0) {
-    for (const { status, reason } of await Promise.allSettled(pending.splice(0))) {
-      if (status === "rejected") host.log(true, `waitUntil: uncaught ${described(reason)}`);
+    try {
+      const request = incomingRequest(host.request());
+      beginCall();
+      env ??= environment();
+      const sending = respond(await handler.fetch(request, env, ctx));
+      if (sending) await sending;
+    } catch (error) {
+      const text = `uncaught ${described(error)}`;
+      host.log(true, text);
+      host.fail(isOutOfMemory(error), text);
     }
+    while (pending.length > 0) {
+      for (const { status, reason } of await Promise.allSettled(pending.splice(0))) {
+        if (status === "rejected") host.log(true, `waitUntil: uncaught ${described(reason)}`);
+      }
+    }
+  } finally {
+    clearTimers();
+    host.done();
   }
 }
 
 /** What the engine makes when it is first touched is made before the snapshot: no instance has to make it again. */
 async function touch() {
   const list = ["content-type", "text/plain", "accept", "*/*"];
-  const request = incomingRequest("GET", "http://localhost/path?name=value", list, 0);
+  const request = incomingRequest(["GET", "http://localhost/path?name=value", list, 0, "localhost"]);
   const { searchParams, pathname } = new URL(request.url);
   const body = { name: searchParams.get("name"), pathname, type: request.headers.get("content-type") };
   for (const response of [new Response("text"), Response.json(body), new Response(null, { status: 404, headers: body })]) {
@@ -190,8 +197,5 @@ touch();
 
 /** Answers the call that the host has now. */
 export function handle() {
-  serve().finally(() => {
-    clearTimers();
-    host.done();
-  });
+  serve();
 }
