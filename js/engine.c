@@ -24,9 +24,26 @@ JSValue engine_context = JS_UNDEFINED;
 
 #include "quickjs.c"
 
+// Has what is allocated from now on lie together, and not in what arenas of the snapshot have left: each is on other pages.
+static void close_arenas(JSRuntime *rt)
+{
+    for (int i = 0; i < JS_ARENA_BLOCK_SIZE_COUNT; i++) {
+        struct list_head *at, *next;
+        list_for_each_safe(at, next, &rt->arena_state.arena_list[i]) {
+            // Each is alone in its lists: a block that is freed after all harms nothing.
+            JSArena *arena = list_entry(at, JSArena, link);
+            init_list_head(&arena->link);
+            init_list_head(&arena->free_link);
+        }
+        init_list_head(&rt->arena_state.arena_list[i]);
+        init_list_head(&rt->arena_state.free_arena_list[i]);
+    }
+}
+
 // Fixes all that is there. Once, when the snapshot is made.
 void engine_fix(JSRuntime *rt)
 {
+    close_arenas(rt);
     struct list_head *at;
     list_for_each(at, &rt->gc_obj_list) {
         JSGCObjectHeader *object = list_entry(at, JSGCObjectHeader, link);
@@ -47,6 +64,21 @@ void engine_fix(JSRuntime *rt)
         if (!atom_is_free(atom) && !IS_FIXED(atom))
             JS_REF_COUNT(atom) += FIXED;
     }
+}
+
+// Nobody has to look at a promise's rejection.
+void engine_handle(JSContext *ctx, JSValueConst promise)
+{
+    JSPromiseData *data = JS_GetOpaque(promise, JS_CLASS_PROMISE);
+    if (data)
+        data->is_handled = true;
+}
+
+// Has cycles looked for when half as much again as there is now was allocated, and not before `least` bytes were.
+void engine_allow(JSRuntime *rt, size_t least)
+{
+    size_t size = rt->malloc_state.malloc_size;
+    JS_SetGCThreshold(rt, size + (size / 2 > least ? size / 2 : least));
 }
 
 // Memory was refused. An instance to which that happened answers no other call.

@@ -14,14 +14,19 @@
 // Bytes of C's stack that JavaScript may use: below what the linker gives it, and below what wasmtime's own stack holds of
 // frames by then.
 #define STACK (200 << 10)
-// Bytes that an instance may allocate above the snapshot before cycles are looked for: more than most calls do.
+// Bytes that an instance may allocate above the snapshot, and then above what its module is, before cycles are looked for: more
+// than most modules have when they are evaluated, and more than most calls allocate.
+#define LOADED (8 << 20)
 #define GARBAGE (4 << 20)
 // Bytes that are there from the start, so that a small call does not grow the memory, which costs two system calls.
 #define SPARE (256 << 10)
+// Bytes of the largest hole that the start leaves in the memory.
+#define HOLE (64 << 10)
 
 // Of engine.c.
 extern JSValue engine_context;
 void engine_fix(JSRuntime *runtime);
+void engine_allow(JSRuntime *runtime, size_t least);
 extern JSRuntime *engine_runtime(void);
 
 static JSRuntime *runtime;
@@ -237,6 +242,20 @@ static void require(bool is_so)
     __builtin_trap();
 }
 
+// Takes what is free among what is allocated, so that all later allocations are from the end, and lie together. `SPARE` bytes
+// are there then.
+static void close_holes(void)
+{
+    char *end = malloc(SPARE);
+    for (size_t size = HOLE; size > 0; size -= 8) {
+        char *piece = malloc(size);
+        while (piece < end)
+            piece = malloc(size);
+        free(piece);
+    }
+    free(end);
+}
+
 // Run by the build, before there is any host: nothing here may call an import.
 __attribute__((export_name("wizer-initialize"))) void snapshot(void)
 {
@@ -279,10 +298,8 @@ __attribute__((export_name("wizer-initialize"))) void snapshot(void)
 
     JS_RunGC(runtime);
     engine_fix(runtime);
-    JSMemoryUsage usage;
-    JS_ComputeMemoryUsage(runtime, &usage);
-    JS_SetGCThreshold(runtime, (size_t)usage.malloc_size + GARBAGE);
-    free(malloc(SPARE));
+    engine_allow(runtime, LOADED);
+    close_holes();
 }
 
 // An instance that was just made, or that had calls before, goes on.
@@ -421,6 +438,7 @@ bool exports_hearth_javascript_environment_load(javascript_list_u8_t *compiled,
     if (JS_IsException(accepted))
         return refuse_thrown(EXPORTS_HEARTH_JAVASCRIPT_ENVIRONMENT_LOAD_ERROR_KIND_NO_HANDLER, error);
     JS_FreeValue(context, accepted);
+    engine_allow(runtime, GARBAGE);
     return true;
 }
 

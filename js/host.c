@@ -14,6 +14,7 @@
 // Of engine.c.
 extern JSValue engine_context;
 extern bool engine_was_refused;
+void engine_handle(JSContext *ctx, JSValueConst promise);
 
 // What JavaScript holds of the host, under a number. Each can be waited for.
 struct entry {
@@ -1138,6 +1139,13 @@ static JSValue js_set_context(JSContext *ctx, JSValueConst self, int argc, JSVal
     return JS_UNDEFINED;
 }
 
+// handled(promise): the same, whose rejection nobody has to look at.
+static JSValue js_handled(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
+{
+    engine_handle(ctx, argv[0]);
+    return JS_DupValue(ctx, argv[0]);
+}
+
 static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("answer", 1, js_answer),
     JS_CFUNC_DEF("bindings", 0, js_bindings),
@@ -1154,6 +1162,7 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("fieldName", 1, js_field_name),
     JS_CFUNC_DEF("fieldValue", 1, js_field_value),
     JS_CFUNC_DEF("finish", 1, js_finish),
+    JS_CFUNC_DEF("handled", 1, js_handled),
     JS_CFUNC_DEF("load", 6, js_load),
     JS_CFUNC_DEF("log", 2, js_log),
     JS_CFUNC_DEF("next", 1, js_next),

@@ -37,7 +37,7 @@ export async function send({ bytes, handle, stream }, output) {
           await writeHost(output, bytesOf(value));
         }
       } catch (error) {
-        reader.cancel(error).catch(() => {});
+        host.handled(reader.cancel(error));
         throw error;
       }
     }
@@ -52,7 +52,7 @@ export async function send({ bytes, handle, stream }, output) {
 function abortion(signal) {
   if (!signal) return { promise: new Promise(() => {}), stop() {} };
   const { promise, reject } = Promise.withResolvers();
-  promise.catch(() => {});
+  host.handled(promise);
   const listener = () => reject(signal.reason);
   signal.addEventListener("abort", listener);
   return { promise, stop: () => signal.removeEventListener("abort", listener) };
@@ -67,7 +67,7 @@ async function once(url, method, headers, body, aborted) {
   const [call, output] = host.fetch(method, protocol.slice(0, -1), authority, pathname + search, list, isThere);
   const sent = isThere ? send(body, output) : null;
   // What goes wrong with the body is told by the answer that does not come, or by one that refuses it.
-  sent?.catch(() => {});
+  if (sent) host.handled(sent);
   try {
     for (;;) {
       const answer = host.answer(call);

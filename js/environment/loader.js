@@ -102,7 +102,7 @@ async function watch(execution, functions) {
       await host.wait(execution);
     } else if (typeof event[0] === "number") {
       // Others may come before it is answered; the code may have ended when it is.
-      invoke(functions, execution, event).catch(() => {});
+      host.handled(invoke(functions, execution, event));
     } else {
       host.close(execution);
       return reportOf(event);
@@ -159,15 +159,15 @@ class Worker {
       const { protocol, host: authority, pathname, search } = new URL(request.url);
       const path = pathname + search;
       const [call, output, execution] = host.fetch(request.method, protocol.slice(0, -1), authority, path, list, isThere, worker);
-      if (isThere) send(body, output).catch(() => {});
+      if (isThere) host.handled(send(body, output));
       const ended = watch(execution, this.#code.functions);
-      ended.catch(() => {});
+      host.handled(ended);
       return { ended, response: answered(call, request.url, ended) };
     });
     const response = begun.then(({ response }) => response);
     const ended = begun.then(({ ended }) => ended);
-    response.catch(() => {});
-    ended.catch(() => {});
+    host.handled(response);
+    host.handled(ended);
     return { response, ended };
   }
 

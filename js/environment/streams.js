@@ -1,10 +1,11 @@
 // ReadableStream, WritableStream and TransformStream (Streams Standard, default readers: no BYOB).
+import { handled } from "hearth:host";
 import { TextDecoder, encode } from "./encoding.js";
 
 /** A promise with its ends; nobody has to look at its rejection. */
 function deferred() {
   const all = Promise.withResolvers();
-  all.promise.catch(() => {});
+  handled(all.promise);
   return all;
 }
 
@@ -271,18 +272,29 @@ export class ReadableStream {
   async pipeTo(destination, { preventClose, preventAbort, preventCancel, signal } = {}) {
     const reader = this.getReader();
     const writer = destination.getWriter();
-    const aborted = deferred();
-    const onAbort = () => aborted.reject(signal.reason);
+    let problem = null;
+    let stop = null;
+    const fail = (error) => {
+      problem ??= { error };
+      stop?.(error);
+    };
+    const onAbort = () => fail(signal.reason);
     if (signal?.aborted) onAbort();
     signal?.addEventListener("abort", onAbort, { once: true });
-    const failed = (promise) => promise.then(() => new Promise(() => {}));
+    // A destination that fails or closes is noticed while the source is silent.
+    writer.closed.catch(fail);
+    const unlessFailed = (begin) =>
+      new Promise((resolve, reject) => {
+        if (problem) throw problem.error;
+        stop = reject;
+        begin().then(resolve, reject);
+      });
     try {
       for (;;) {
-        await Promise.race([writer.ready, aborted.promise]);
-        // A destination that fails or closes is noticed while the source is silent.
-        const { value, done } = await Promise.race([reader.read(), aborted.promise, failed(writer.closed)]);
+        if (!(writer.desiredSize > 0)) await unlessFailed(() => writer.ready);
+        const { value, done } = await unlessFailed(() => reader.read());
         if (done) break;
-        writer.write(value).catch(() => {});
+        handled(writer.write(value));
       }
       if (preventClose) await writer.ready;
       else await writer.close();
@@ -300,7 +312,7 @@ export class ReadableStream {
   }
 
   pipeThrough({ readable, writable }, options) {
-    this.pipeTo(writable, options).catch(() => {});
+    handled(this.pipeTo(writable, options));
     return readable;
   }
 
