@@ -129,7 +129,7 @@ impl E2e {
 /// Which measurement.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// One of apply, pod, call, serve, scale, engine, js, planner; all but scale when it is left out. `engine`, `js` and `planner`
+    /// One of apply, pod, call, serve, lost, scale, engine, js, planner; all but scale when it is left out. `engine`, `js` and `planner`
     /// need no cluster
     name: Option<String>,
     /// One JSON object a line

@@ -9,6 +9,7 @@ mod apply;
 mod call;
 mod engine;
 mod js;
+mod lost;
 mod planner;
 mod pod;
 mod scale;
@@ -24,7 +25,7 @@ use hearth_e2e::{Cx, namespaces_ended};
 /// Measures Hearth beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One bench: apply, pod, call, serve, scale, engine, js or planner. All that need the cluster, but scale, when it is left
+    /// One bench: apply, pod, call, serve, lost, scale, engine, js or planner. All that need the cluster, but scale, when it is left
     /// out.
     name: Option<String>,
     /// One JSON object a line.
@@ -36,7 +37,7 @@ struct Arguments {
 }
 
 /// Those that need the cluster.
-const NAMES: [&str; 4] = ["apply", "pod", "call", "serve"];
+const NAMES: [&str; 5] = ["apply", "pod", "call", "serve", "lost"];
 /// The one of them that others do not stand beside.
 const SCALE: &str = "scale";
 
@@ -71,6 +72,7 @@ async fn main() -> Result<()> {
             "apply" => apply::run(&cx).await,
             "pod" => pod::run(&cx).await,
             "call" => call::run(&cx).await,
+            "lost" => lost::run(&cx).await,
             SCALE => scale::run(&cx).await,
             _ => serve::run(&cx).await,
         };

@@ -1,0 +1,91 @@
+//! An engine of a pool that is killed, under load: how soon its function answers again, and has as much warm as before.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use hearth_e2e::figure::{Aim, Figure, quantile};
+use hearth_e2e::load::Steady;
+use hearth_e2e::wait::{Seen, until};
+use hearth_e2e::{Cx, SETTLE, call};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+/// Engines that are killed, one after the other.
+const ROUNDS: usize = 5;
+/// Between two of them: engines that end one after the other are started later and later.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Calls a second.
+const LOAD: u32 = 500;
+const WARM: u32 = 20;
+/// Where pods tell their metrics.
+const METRICS: u16 = 9464;
+const NAME: &str = "hello";
+
+pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
+    let replicas = format!("  replicas: {WARM}");
+    cx.ready_function(NAME, "localhost:5000/examples/hello-c:dev", &replicas)
+        .await?;
+    let pod = cx.pool_pod().await?;
+    let uid = pod.uid().context("a pod has a UID")?;
+    let address = cx.route(NAME).await?;
+    is_warm(cx, &pod).await?;
+    let load = Steady::start(&address, LOAD);
+    let (mut answers, mut warm) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        tokio::time::sleep(PAUSE).await;
+        cx.cluster.kill9_in_pod(&uid, "hearth-engine")?;
+        let killed = Instant::now();
+        until("an answer", SETTLE, || async {
+            Ok(match call::get(&address, "/").await {
+                Ok(answer) => Seen::when(answer.status == 200, (), answer.status.to_string()),
+                Err(error) => Seen::NotYet(format!("{error:#}")),
+            })
+        })
+        .await?;
+        answers.push(killed.elapsed().as_secs_f64() * 1e3);
+        is_warm(cx, &pod).await?;
+        warm.push(killed.elapsed().as_secs_f64() * 1e3);
+    }
+    let load = load.end().await?;
+    let figure = |measure: String, value, unit, aim| Figure {
+        bench: "lost",
+        measure,
+        value,
+        unit,
+        peer: None,
+        aim,
+    };
+    let slowest = |what: &str, samples: &[f64], aim| {
+        let measure = format!("an engine killed, {what}, the slowest of {ROUNDS}");
+        figure(measure, quantile(samples, 1.0), "ms", aim)
+    };
+    let calls = load.micros.len() as u64 + load.failed;
+    Ok(vec![
+        slowest("answered again", &answers, Aim::AtMost(200.0)),
+        slowest("all warm again", &warm, Aim::AtMost(1000.0)),
+        figure(
+            format!("calls that failed for {ROUNDS} engines, of {calls}"),
+            load.failed as f64,
+            "",
+            Aim::None,
+        ),
+    ])
+}
+
+/// Waits until all instances are there, those of calls among them.
+async fn is_warm(cx: &Cx, pod: &Pod) -> Result<()> {
+    let of = |state: &'static str| async move {
+        let labels = [r#"function="hello""#, state];
+        cx.metric(pod, METRICS, "hearth_instances", &labels).await
+    };
+    until("instances to be warm", SETTLE, || async {
+        let counted =
+            async { anyhow::Ok(of(r#"state="warm""#).await? + of(r#"state="in_use""#).await?) };
+        Ok(match counted.await {
+            Ok(count) => Seen::when(count >= f64::from(WARM), (), count.to_string()),
+            // Its engine is starting.
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
+    })
+    .await
+}
