@@ -374,7 +374,16 @@ fn node(index: usize) -> String {
 fn function(name: &str) -> AgentFunction {
     let spec = json!({"bundle": {"image": "registry.example/played:1"}, "replicas": 2});
     let spec = serde_json::from_value(spec);
-    AgentFunction::new(name, spec.expect("a spec was built"))
+    let mut function = AgentFunction::new(name, spec.expect("a spec was built"));
+    function
+        .labels_mut()
+        .insert(MARK.to_owned(), "true".to_owned());
+    function
+}
+
+/// Nodes and functions of this bench, and no others that the cluster has.
+fn marked() -> ListParams {
+    ListParams::default().labels(&format!("{MARK}=true"))
 }
 
 /// Does something for each number below `count`, many at once.
@@ -490,7 +499,7 @@ async fn delete(client: &Client, size: &Size, prefix: &str, count: usize) -> Res
 async fn all_ready(client: &Client, expected: usize) -> Result<()> {
     let functions: Api<AgentFunction> = Api::all(client.clone());
     until("all functions to be Ready", PATIENCE, || async {
-        let all = functions.list(&ListParams::default()).await?.items;
+        let all = functions.list(&marked()).await?.items;
         let is_ready = |function: &&AgentFunction| {
             let conditions = function.status.iter().flat_map(|status| &status.conditions);
             let mut ready = conditions.filter(|c| c.type_ == "Ready");
@@ -509,7 +518,7 @@ async fn all_ready(client: &Client, expected: usize) -> Result<()> {
 async fn are_left(client: &Client, expected: usize) -> Result<()> {
     let functions: Api<AgentFunction> = Api::all(client.clone());
     until("functions to be gone", PATIENCE, || async {
-        let left = functions.list_metadata(&ListParams::default()).await?;
+        let left = functions.list_metadata(&marked()).await?;
         let left = left.items.len();
         Ok(Seen::when(left <= expected, (), format!("{left} are left")))
     })
@@ -528,18 +537,16 @@ async fn remove(client: &Client, size: &Size) -> Result<()> {
     .await?;
     let nodes: Api<Node> = Api::all(client.clone());
     nodes
-        .delete_collection(
-            &DeleteParams::default(),
-            &ListParams::default().labels(&format!("{MARK}=true")),
-        )
+        .delete_collection(&DeleteParams::default(), &marked())
         .await?;
     let pods: Api<Pod> = Api::all(client.clone());
     are_left(client, 0).await?;
     until("pool pods to be gone", PATIENCE, || async {
-        let left = pods
+        let mut left = pods
             .list(&ListParams::default().labels("hearth.dev/pool"))
             .await?
             .items;
+        left.retain(|pod| pod.namespace().is_some_and(|name| name.starts_with(MARK)));
         for pod in &left {
             let pods: Api<Pod> =
                 Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());

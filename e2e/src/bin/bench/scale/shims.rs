@@ -22,6 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
+use super::MARK;
+
 /// Where the operator is.
 const NAMESPACE: &str = "hearth-system";
 /// The name in its certificate.
@@ -87,6 +89,11 @@ pub(super) async fn play(client: Client, selector: &str, shown: Arc<Shown>) -> R
         let mut pods = std::pin::pin!(pods.default_backoff().touched_objects());
         let mut number = 0u32;
         while let Some(Ok(pod)) = pods.next().await {
+            // Those of other nodes have a kubelet.
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+            if !node.is_some_and(|node| node.starts_with(MARK)) {
+                continue;
+            }
             let uid = pod.uid().unwrap_or_default();
             if pod.metadata.deletion_timestamp.is_some() {
                 if let Some(shim) = running.remove(&uid) {
@@ -95,13 +102,12 @@ pub(super) async fn play(client: Client, selector: &str, shown: Arc<Shown>) -> R
                 ended(&client, &pod).await;
                 continue;
             }
-            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-            if node.is_some() && !running.contains_key(&uid) {
+            running.entry(uid).or_insert_with(|| {
                 number += 1;
                 let (operator, shown) = (operator.clone(), shown.clone());
                 let address = format!("10.250.{}.{}", number / 250, number % 250 + 1);
-                running.insert(uid, tokio::spawn(shim(operator, pod, address, shown)));
-            }
+                tokio::spawn(shim(operator, pod, address, shown))
+            });
         }
     };
     Ok(Played(tokio::spawn(task)))
