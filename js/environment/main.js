@@ -193,7 +193,7 @@ async function touch() {
   }
   await Promise.allSettled([null]);
 }
-touch();
+await touch();
 
 /** Answers the call that the host has now. */
 export function handle() {

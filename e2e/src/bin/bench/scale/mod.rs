@@ -20,6 +20,8 @@ use hearth_e2e::wait::{Seen, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -73,8 +75,10 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
     for proxy in &proxies {
         cx.cluster.stop(*proxy)?;
     }
-    let measured = measure(cx, &size).await;
-    let removed = remove(&cx.client, &size).await;
+    let watched = Watched::start(&cx.client);
+    watched.functions.wait_until_ready().await?;
+    let measured = measure(cx, &size, &watched).await;
+    let removed = remove(&cx.client, &size, &watched).await;
     for proxy in proxies {
         cx.cluster.start(proxy)?;
     }
@@ -83,7 +87,7 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-async fn measure(cx: &Cx, size: &Size) -> Result<Vec<Figure>> {
+async fn measure(cx: &Cx, size: &Size, watched: &Watched) -> Result<Vec<Figure>> {
     let client = &cx.client;
     let of = format!(
         "{} nodes, {} streams, {} functions",
@@ -118,11 +122,11 @@ async fn measure(cx: &Cx, size: &Size) -> Result<Vec<Figure>> {
 
     let started = Instant::now();
     apply(client, size, "burst", BURST).await?;
-    all_ready(client, first + BURST).await?;
+    all_ready(watched, first + BURST).await?;
     let up = started.elapsed();
     let started = Instant::now();
     delete(client, size, "burst", BURST).await?;
-    are_left(client, first).await?;
+    are_left(watched, first).await?;
     let down = started.elapsed();
     let at_once = |what: &str| format!("{BURST} applied at once, {what}");
     figures.push(figure(
@@ -140,7 +144,7 @@ async fn measure(cx: &Cx, size: &Size) -> Result<Vec<Figure>> {
 
     let started = Instant::now();
     apply(client, size, "f", size.functions - first).await?;
-    all_ready(client, size.functions).await?;
+    all_ready(watched, size.functions).await?;
     figures.push(figure(
         "all applied, all Ready",
         started.elapsed().as_secs_f64(),
@@ -495,17 +499,43 @@ async fn delete(client: &Client, size: &Size, prefix: &str, count: usize) -> Res
     .await
 }
 
+/// The functions as they are now. They are watched: to list them again and again would be most of the API server's work.
+struct Watched {
+    functions: Store<AgentFunction>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watched {
+    fn start(client: &Client) -> Self {
+        let (functions, writer) = reflector::store();
+        let labels = format!("{MARK}=true");
+        let events = watcher(
+            Api::<AgentFunction>::all(client.clone()),
+            watcher::Config::default().labels(&labels),
+        );
+        let kept = events.default_backoff().reflect(writer);
+        Self {
+            functions,
+            task: tokio::spawn(kept.for_each(|_| std::future::ready(()))),
+        }
+    }
+}
+
 /// Waits until so many functions are there and all are Ready.
-async fn all_ready(client: &Client, expected: usize) -> Result<()> {
-    let functions: Api<AgentFunction> = Api::all(client.clone());
+async fn all_ready(watched: &Watched, expected: usize) -> Result<()> {
     until("all functions to be Ready", PATIENCE, || async {
-        let all = functions.list(&marked()).await?.items;
-        let is_ready = |function: &&AgentFunction| {
+        let is_ready = |function: &&Arc<AgentFunction>| {
             let conditions = function.status.iter().flat_map(|status| &status.conditions);
             let mut ready = conditions.filter(|c| c.type_ == "Ready");
             ready.any(|c| c.status == "True")
         };
-        let ready = all.iter().filter(is_ready).count();
+        let ready = watched.functions.state().iter().filter(is_ready).count();
         Ok(Seen::when(
             ready >= expected,
             (),
@@ -515,17 +545,15 @@ async fn all_ready(client: &Client, expected: usize) -> Result<()> {
     .await
 }
 
-async fn are_left(client: &Client, expected: usize) -> Result<()> {
-    let functions: Api<AgentFunction> = Api::all(client.clone());
+async fn are_left(watched: &Watched, expected: usize) -> Result<()> {
     until("functions to be gone", PATIENCE, || async {
-        let left = functions.list_metadata(&marked()).await?;
-        let left = left.items.len();
+        let left = watched.functions.state().len();
         Ok(Seen::when(left <= expected, (), format!("{left} are left")))
     })
     .await
 }
 
-async fn remove(client: &Client, size: &Size) -> Result<()> {
+async fn remove(client: &Client, size: &Size, watched: &Watched) -> Result<()> {
     // Whoever runs the pods is gone, so nobody lets go of functions but the deadline; nobody needs to.
     each(size.namespaces, |index| async move {
         let functions: Api<AgentFunction> = Api::namespaced(client.clone(), &namespace(index));
@@ -540,7 +568,7 @@ async fn remove(client: &Client, size: &Size) -> Result<()> {
         .delete_collection(&DeleteParams::default(), &marked())
         .await?;
     let pods: Api<Pod> = Api::all(client.clone());
-    are_left(client, 0).await?;
+    are_left(watched, 0).await?;
     until("pool pods to be gone", PATIENCE, || async {
         let mut left = pods
             .list(&ListParams::default().labels("hearth.dev/pool"))
