@@ -1,7 +1,7 @@
-// QuickJS-ng as it is, but for four things: its bound on recursion, which it leaves out on WASI (without it a deep recursion is a
-// trap, which no program can catch, and no RangeError); the asynchronous context of its jobs, and references to what is in the
-// snapshot, which the build writes into quickjs.c (crates/test-guests/src/environment.rs); and that it notes when memory is
-// refused.
+// QuickJS-ng as it is, but for its bound on recursion, which it leaves out on WASI (without it a deep recursion is a trap, which
+// no program can catch, and no RangeError); for what the build writes into quickjs.c (crates/test-guests/src/environment.rs): the
+// asynchronous context of its jobs, references to what is in the snapshot, and smaller arenas; and for a note of memory that
+// was refused.
 #define _GNU_SOURCE
 // What these headers choose for WASI (no threads) is right.
 #include "cutils.h"
@@ -66,12 +66,10 @@ void engine_fix(JSRuntime *rt)
     }
 }
 
-// Nobody has to look at a promise's rejection.
+// Nobody has to look at a promise's rejection, be it rejected already or not.
 void engine_handle(JSContext *ctx, JSValueConst promise)
 {
-    JSPromiseData *data = JS_GetOpaque(promise, JS_CLASS_PROMISE);
-    if (data)
-        data->is_handled = true;
+    js_promise_set_handled(ctx, promise);
 }
 
 // Has cycles looked for when half as much again as there is now was allocated, and not before `least` bytes were.

@@ -15,8 +15,7 @@
 // frames by then.
 #define STACK (200 << 10)
 // Bytes that an instance may allocate above the snapshot, and then above what its module is, before cycles are looked for: more
-// than most modules have when they are evaluated, and more than most calls allocate.
-#define LOADED (8 << 20)
+// than most calls do.
 #define GARBAGE (4 << 20)
 // Bytes that are there from the start, so that a small call does not grow the memory, which costs two system calls.
 #define SPARE (256 << 10)
@@ -298,7 +297,7 @@ __attribute__((export_name("wizer-initialize"))) void snapshot(void)
 
     JS_RunGC(runtime);
     engine_fix(runtime);
-    engine_allow(runtime, LOADED);
+    engine_allow(runtime, GARBAGE);
     close_holes();
 }
 

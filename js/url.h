@@ -13,7 +13,7 @@ JSValue url_parse(JSContext *ctx, JSValueConst self, int argc, JSValueConst *arg
 // changes nothing.
 JSValue url_change(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv);
 
-// parseForm(text): names and values in turn.
+// parseForm(text): names and values in turn. The text may begin with a question mark, which is not part of it.
 JSValue url_parse_form(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv);
 
 // writeForm(list): the other way.

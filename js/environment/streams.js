@@ -281,7 +281,7 @@ export class ReadableStream {
     const onAbort = () => fail(signal.reason);
     if (signal?.aborted) onAbort();
     signal?.addEventListener("abort", onAbort, { once: true });
-    // A destination that fails or closes is noticed while the source is silent.
+    // A destination that fails is noticed while the source is silent.
     writer.closed.catch(fail);
     const unlessFailed = (begin) =>
       new Promise((resolve, reject) => {

@@ -183,8 +183,7 @@ export class URLSearchParams {
   }
 
   [RELOAD](query) {
-    const text = query.startsWith("?") ? query.slice(1) : query;
-    this.#list = text === "" ? [] : parseForm(text);
+    this.#list = query === "" ? [] : parseForm(query);
   }
 
   #change(list) {

@@ -361,6 +361,7 @@ const CHECKS = {
       params.set("b", "x");
       params.delete("a");
       equal([...params], [["b", "x"]]);
+      equal([new URLSearchParams("??a=1").get("?a"), `${new URL("http://h/??b=2").searchParams}`], ["1", "%3Fb=2"]);
       const { searchParams } = new URL("http://h/?a=%zz+%E4&=1&b&&c=%F0%9F%94%A5");
       equal([...searchParams.keys()], ["a", "", "b", "c"]);
       equal([...searchParams.values()], ["%zz \ufffd", "1", "", "🔥"]);

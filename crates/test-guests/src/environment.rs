@@ -52,7 +52,7 @@ const URLS: &str = "ada-url";
 ///
 /// References to what is in the snapshot are not counted. Arenas are a fourth as large: an instance writes to one for each size
 /// of what it allocates. The last one of a size stays when it is empty.
-const ENGINE_CHANGES: [(&str, usize, &str); 21] = [
+const ENGINE_CHANGES: [(&str, usize, &str); 23] = [
     (
         "    int argc;\n    JSValue argv[];\n} JSJobEntry;",
         1,
@@ -122,6 +122,16 @@ const ENGINE_CHANGES: [(&str, usize, &str); 21] = [
         "__JS_AtomIsConst(i))\n                    JS_REF_COUNT(p)++;\n",
         1,
         "__JS_AtomIsConst(i))\n                    COUNT_REFERENCE(p);\n",
+    ),
+    (
+        "            if (__JS_AtomIsConst(i))\n                JS_REF_COUNT(str)--;\n",
+        1,
+        "            if (__JS_AtomIsConst(i))\n                FORGET_REFERENCE(str);\n",
+    ),
+    (
+        "        slice->start = start << p->is_wide_char; // chars -> bytes\n        JS_REF_COUNT(p)++;\n",
+        1,
+        "        slice->start = start << p->is_wide_char; // chars -> bytes\n        COUNT_REFERENCE(p);\n",
     ),
     (
         "    if (--JS_REF_COUNT(p) > 0)\n        return;\n    JS_FreeAtomStruct(rt, p);\n",

@@ -4,18 +4,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{Layout, NodeNumber};
-use crate::wait::{Look, wait_for};
 
 /// A process of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -243,24 +244,24 @@ impl Record {
         matches!(stat(self.pid), Some((state, time)) if time == self.start_time && state != 'Z' && state != 'X')
     }
 
+    /// That very process, as long as anything is left of it.
+    fn open(&self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(self.pid as i32)?;
+        // The descriptor names one process for good, so what is checked is what gets a signal.
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let (_, time) = stat(self.pid)?;
+        (time == self.start_time).then_some(process)
+    }
+
     /// Sends a signal to that very process, or to nobody.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let Some(pid) = Pid::from_raw(self.pid as i32) else {
+        let Some(process) = self.open() else {
             return Ok(());
         };
-        // The descriptor names one process for good, so what is checked is what gets the signal.
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
-            return Ok(());
-        };
-        if self.is_alive() {
-            match pidfd_send_signal(process.as_fd(), signal) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("signal process {}", self.pid));
-                }
-            }
+        match pidfd_send_signal(process.as_fd(), signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("signal process {}", self.pid)),
         }
-        Ok(())
     }
 
     /// Asks it to end, and after `grace` makes it.
@@ -278,18 +279,22 @@ impl Record {
         self.wait_gone(Duration::from_secs(10))
     }
 
+    /// Waits until the last of its threads is gone, and with it what the process held, as its ports: its first thread may be a
+    /// zombie before.
     fn wait_gone(&self, deadline: Duration) -> Result<()> {
-        wait_for(
-            "a process to end",
-            deadline,
-            Duration::from_millis(20),
-            || {
-                Ok(match self.is_alive() {
-                    true => Look::NotYet(format!("process {} still runs", self.pid)),
-                    false => Look::Done(()),
-                })
-            },
-        )
+        let Some(process) = self.open() else {
+            return Ok(());
+        };
+        let timeout = deadline.try_into().context("a deadline is short")?;
+        let ended =
+            retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)))
+                .with_context(|| format!("wait for process {}", self.pid))?;
+        ensure!(
+            ended > 0,
+            "process {} still runs after {deadline:?}",
+            self.pid
+        );
+        Ok(())
     }
 }
 

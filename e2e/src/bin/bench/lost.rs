@@ -33,8 +33,8 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
     let (mut answers, mut warm) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         tokio::time::sleep(PAUSE).await;
-        cx.cluster.kill9_in_pod(&uid, "hearth-engine")?;
         let killed = Instant::now();
+        cx.cluster.kill9_in_pod(&uid, "hearth-engine")?;
         until("an answer", SETTLE, || async {
             Ok(match call::get(&address, "/").await {
                 Ok(answer) => Seen::when(answer.status == 200, (), answer.status.to_string()),
@@ -72,20 +72,18 @@ pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Waits until all instances are there, those of calls among them.
+/// Waits until all instances are there and wait for a call, but for those of calls that go on.
 async fn is_warm(cx: &Cx, pod: &Pod) -> Result<()> {
-    let of = |state: &'static str| async move {
-        let labels = [r#"function="hello""#, state];
-        cx.metric(pod, METRICS, "hearth_instances", &labels).await
-    };
+    let labels = [r#"function="hello""#];
     until("instances to be warm", SETTLE, || async {
-        let counted =
-            async { anyhow::Ok(of(r#"state="warm""#).await? + of(r#"state="in_use""#).await?) };
-        Ok(match counted.await {
-            Ok(count) => Seen::when(count >= f64::from(WARM), (), count.to_string()),
-            // Its engine is starting.
-            Err(error) => Seen::NotYet(format!("{error:#}")),
-        })
+        // Warm ones and those in use are the states that there are.
+        Ok(
+            match cx.metric(pod, METRICS, "hearth_instances", &labels).await {
+                Ok(count) => Seen::when(count >= f64::from(WARM), (), count.to_string()),
+                // Its engine is starting.
+                Err(error) => Seen::NotYet(format!("{error:#}")),
+            },
+        )
     })
     .await
 }

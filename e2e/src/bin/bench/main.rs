@@ -73,7 +73,10 @@ async fn main() -> Result<()> {
             "pod" => pod::run(&cx).await,
             "call" => call::run(&cx).await,
             "lost" => lost::run(&cx).await,
-            SCALE => scale::run(&cx).await,
+            SCALE => {
+                let say = |figure: &Figure| print(figure, arguments.json);
+                scale::run(&cx, say).await.map(|()| Vec::new())
+            }
             _ => serve::run(&cx).await,
         };
         cx.close().await?;

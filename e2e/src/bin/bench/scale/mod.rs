@@ -68,26 +68,27 @@ impl Size {
     }
 }
 
-/// Runs it. What was made is removed, also after a failure.
-pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
+/// Runs it, and says each figure as it is known: it takes many minutes. What was made is removed, also after a failure.
+pub(crate) async fn run(cx: &Cx, say: impl Fn(&Figure)) -> Result<()> {
     let size = Size::of_environment()?;
+    let watched = Watched::start(&cx.client);
+    tokio::time::timeout(PATIENCE, watched.functions.wait_until_ready())
+        .await
+        .context("the API server shows no functions")??;
     let proxies: Vec<_> = (1..=cx.cluster.nodes()?).map(Part::Proxy).collect();
     for proxy in &proxies {
         cx.cluster.stop(*proxy)?;
     }
-    let watched = Watched::start(&cx.client);
-    watched.functions.wait_until_ready().await?;
-    let measured = measure(cx, &size, &watched).await;
+    let measured = measure(cx, &size, &watched, &say).await;
     let removed = remove(&cx.client, &size, &watched).await;
     for proxy in proxies {
         cx.cluster.start(proxy)?;
     }
-    let figures = measured?;
-    removed?;
-    Ok(figures)
+    measured?;
+    removed
 }
 
-async fn measure(cx: &Cx, size: &Size, watched: &Watched) -> Result<Vec<Figure>> {
+async fn measure(cx: &Cx, size: &Size, watched: &Watched, say: &impl Fn(&Figure)) -> Result<()> {
     let client = &cx.client;
     let of = format!(
         "{} nodes, {} streams, {} functions",
@@ -107,12 +108,11 @@ async fn measure(cx: &Cx, size: &Size, watched: &Watched) -> Result<Vec<Figure>>
     let beating = tokio::spawn(beat(client.clone(), size.nodes));
     let shown = Arc::new(Shown::default());
     let played = shims::play(client.clone(), "hearth.dev/pool", shown.clone()).await?;
-    let mut figures = Vec::new();
 
     let started = Instant::now();
     make_namespaces(client, size).await?;
     connected(&shown, size.streams()).await?;
-    figures.push(figure(
+    say(&figure(
         "first functions to all pool pods connected and told",
         started.elapsed().as_secs_f64(),
         "s",
@@ -129,13 +129,13 @@ async fn measure(cx: &Cx, size: &Size, watched: &Watched) -> Result<Vec<Figure>>
     are_left(watched, first).await?;
     let down = started.elapsed();
     let at_once = |what: &str| format!("{BURST} applied at once, {what}");
-    figures.push(figure(
+    say(&figure(
         &at_once("all Ready"),
         up.as_secs_f64(),
         "s",
         Aim::None,
     ));
-    figures.push(figure(
+    say(&figure(
         &at_once("and deleted at once, all gone"),
         down.as_secs_f64(),
         "s",
@@ -145,16 +145,18 @@ async fn measure(cx: &Cx, size: &Size, watched: &Watched) -> Result<Vec<Figure>>
     let started = Instant::now();
     apply(client, size, "f", size.functions - first).await?;
     all_ready(watched, size.functions).await?;
-    figures.push(figure(
+    say(&figure(
         "all applied, all Ready",
         started.elapsed().as_secs_f64(),
         "s",
         Aim::None,
     ));
 
-    figures.extend(singles(client, &shown, &figure).await?);
-    figures.extend(called(cx, size, &shown, &figure).await?);
-    figures.push(figure(
+    let singles = singles(client, &shown, &figure).await?;
+    singles.iter().for_each(say);
+    let called = called(cx, size, &shown, &figure).await?;
+    called.iter().for_each(say);
+    say(&figure(
         "memory of the leader",
         leader_memory(cx).await?,
         "MB",
@@ -174,7 +176,7 @@ async fn measure(cx: &Cx, size: &Size, watched: &Watched) -> Result<Vec<Figure>>
         ))
     })
     .await?;
-    figures.push(figure(
+    say(&figure(
         "the only operator deleted, another synchronised and all pods told",
         started.elapsed().as_secs_f64(),
         "s",
@@ -182,7 +184,7 @@ async fn measure(cx: &Cx, size: &Size, watched: &Watched) -> Result<Vec<Figure>>
     ));
     beating.abort();
     drop(played);
-    Ok(figures)
+    Ok(())
 }
 
 /// One function after the other: how long until a pool pod hears of it, and who else is touched.
