@@ -361,6 +361,29 @@ async fn what_is_no_response_and_what_never_comes_are_told() {
 }
 
 #[tokio::test]
+async fn a_body_that_fails_is_told_once() {
+    let mut engine = Engine::start().await;
+    let source = handler(
+        "return new Response(new ReadableStream({ async pull(controller) { controller.error(new RangeError('torn')); } }));",
+    );
+    let address = engine
+        .place_javascript(&source, function("fails", |_| {}))
+        .await;
+    let (_sender, body) = pieces();
+    let answer = send(address, "POST", "/", body).await;
+    // Whole or not: its head may be on its way by then.
+    let _ = rest(answer.into_body()).await;
+    engine
+        .report("fails", |report| {
+            report.calls.iter().map(|call| call.count).sum::<u64>() == 1
+        })
+        .await;
+    let log = engine.end().await;
+    assert_eq!(log.matches("torn").count(), 1, "{log}");
+    assert!(log.contains("fails: uncaught RangeError: torn"), "{log}");
+}
+
+#[tokio::test]
 async fn an_unhandled_rejection_is_told_and_the_answer_goes_out() {
     let mut engine = Engine::start().await;
     let source = handler(
