@@ -23,6 +23,21 @@ fn kill9(pid: u32) {
     send(Signal::KILL, pid);
 }
 
+/// Stops a process, and waits until its last thread stands still: the signal is on its way when it was sent.
+async fn freeze(pid: u32) {
+    send(Signal::STOP, pid);
+    let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        // Behind the name, which is in parentheses.
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    eventually("a process to stand still", || {
+        let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        threads.all(is_stopped).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_wait_for_the_next_engine_and_only_calls_in_flight_fail() {
     let node = Node::start().await;
@@ -171,14 +186,14 @@ async fn a_frozen_engine_answers_late_and_ends_with_its_pod() {
     node.create("agent", Guest::Hello, &spec).await.unwrap();
     node.start_task("agent").await.unwrap();
     let engine = node.engine_pid("agent", &[]).await;
-    send(Signal::STOP, engine);
+    freeze(engine).await;
     let waiting = tokio::spawn(async move { call(port, "/").await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!waiting.is_finished(), "nobody answers now");
     assert_eq!(node.state("agent").await.unwrap(), "RUNNING");
     send(Signal::CONT, engine);
     assert!(waiting.await.unwrap().starts_with("HTTP/1.1 200"));
-    send(Signal::STOP, engine);
+    freeze(engine).await;
     // It does not hear that it shall drain; the grace period is over some time.
     node.kill("agent", 15).await.unwrap();
     node.kill("agent", 9).await.unwrap();
