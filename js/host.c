@@ -313,7 +313,7 @@ static bool is_utf8(const uint8_t *at, const uint8_t *end)
 }
 
 // The UTF-8 of a string; what is half a pair of surrogates is U+FFFD. The caller frees it.
-uint8_t *host_utf8(JSContext *ctx, JSValueConst value, size_t *length)
+static uint8_t *utf8_of(JSContext *ctx, JSValueConst value, size_t *length)
 {
     const char *text = JS_ToCStringLen(ctx, length, value);
     if (!text)
@@ -348,7 +348,7 @@ static JSValue array(JSContext *ctx, uint8_t *bytes, size_t length)
 static JSValue js_encode(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
     size_t length;
-    uint8_t *bytes = host_utf8(ctx, argv[0], &length);
+    uint8_t *bytes = utf8_of(ctx, argv[0], &length);
     return bytes ? array(ctx, bytes, length) : JS_EXCEPTION;
 }
 
@@ -397,15 +397,20 @@ static size_t to_latin1(uint8_t *text, size_t length)
     return to;
 }
 
-// A string argument, to be freed with javascript_string_free.
-static bool string_of(JSContext *ctx, JSValueConst value, javascript_string_t *to)
+bool host_string(JSContext *ctx, JSValueConst value, javascript_string_t *to)
 {
-    to->ptr = host_utf8(ctx, value, &to->len);
-    return to->ptr != NULL;
+    to->ptr = utf8_of(ctx, value, &to->len);
+    if (!to->ptr)
+        return false;
+    // The bindings do not free what is empty.
+    if (to->len == 0) {
+        free(to->ptr);
+        to->ptr = NULL;
+    }
+    return true;
 }
 
-// Appends to an array that is being made.
-static void push(JSContext *ctx, JSValue list, uint32_t *length, JSValue value)
+void host_push(JSContext *ctx, JSValue list, uint32_t *length, JSValue value)
 {
     JS_DefinePropertyValueUint32(ctx, list, (*length)++, value, JS_PROP_C_W_E);
 }
@@ -419,8 +424,8 @@ static JSValue list_of_fields(JSContext *ctx, wasi_http_types_own_fields_t field
     JSValue list = JS_NewArray(ctx);
     uint32_t length = 0;
     for (size_t i = 0; i < pairs.len; i++) {
-        push(ctx, list, &length, JS_NewStringLen(ctx, (char *)pairs.ptr[i].f0.ptr, pairs.ptr[i].f0.len));
-        push(ctx, list, &length, from_latin1(ctx, pairs.ptr[i].f1.ptr, pairs.ptr[i].f1.len));
+        host_push(ctx, list, &length, JS_NewStringLen(ctx, (char *)pairs.ptr[i].f0.ptr, pairs.ptr[i].f0.len));
+        host_push(ctx, list, &length, from_latin1(ctx, pairs.ptr[i].f1.ptr, pairs.ptr[i].f1.len));
     }
     wasi_http_types_list_tuple2_field_name_field_value_free(&pairs);
     return list;
@@ -442,8 +447,8 @@ static bool fields_of_list(JSContext *ctx, JSValueConst list, wasi_http_types_ow
     for (int64_t i = 0; is_well && i + 1 < length; i += 2) {
         JSValue name = JS_GetPropertyInt64(ctx, list, i), value = JS_GetPropertyInt64(ctx, list, i + 1);
         javascript_string_t key, text = {0};
-        is_well = string_of(ctx, name, &key);
-        if (is_well && !string_of(ctx, value, &text)) {
+        is_well = host_string(ctx, name, &key);
+        if (is_well && !host_string(ctx, value, &text)) {
             javascript_string_free(&key);
             is_well = false;
         }
@@ -696,7 +701,7 @@ static JSValue js_request(JSContext *ctx, JSValueConst self, int argc, JSValueCo
     wasi_http_types_method_t method;
     wasi_http_types_method_incoming_request_method(request, &method);
     bool is_other = method.tag >= METHOD_COUNT;
-    push(ctx, list, &length, is_other ? JS_NewStringLen(ctx, (char *)method.val.other.ptr, method.val.other.len) : JS_NewString(ctx, METHODS[method.tag]));
+    host_push(ctx, list, &length, is_other ? JS_NewStringLen(ctx, (char *)method.val.other.ptr, method.val.other.len) : JS_NewString(ctx, METHODS[method.tag]));
     bool is_bodiless = method.tag == WASI_HTTP_TYPES_METHOD_GET || method.tag == WASI_HTTP_TYPES_METHOD_HEAD;
     wasi_http_types_method_free(&method);
 
@@ -714,17 +719,17 @@ static JSValue js_request(JSContext *ctx, JSValueConst self, int argc, JSValueCo
     size_t at = strlcpy(url, is_secure ? "https://" : "http://", room + 1);
     memcpy(url + at, authority.ptr, authority.len);
     memcpy(url + at + authority.len, path.ptr, path.len);
-    push(ctx, list, &length, JS_NewStringLen(ctx, url, at + authority.len + path.len));
+    host_push(ctx, list, &length, JS_NewStringLen(ctx, url, at + authority.len + path.len));
     free(url);
     javascript_string_free(&path);
 
-    push(ctx, list, &length, list_of_fields(ctx, wasi_http_types_method_incoming_request_headers(request)));
+    host_push(ctx, list, &length, list_of_fields(ctx, wasi_http_types_method_incoming_request_headers(request)));
     wasi_http_types_own_incoming_body_t body;
     int id = 0;
     if (!is_bodiless && wasi_http_types_method_incoming_request_consume(request, &body))
         id = add_input(ctx, body)->id;
-    push(ctx, list, &length, JS_NewInt32(ctx, id));
-    push(ctx, list, &length, JS_NewStringLen(ctx, (char *)authority.ptr, authority.len));
+    host_push(ctx, list, &length, JS_NewInt32(ctx, id));
+    host_push(ctx, list, &length, JS_NewStringLen(ctx, (char *)authority.ptr, authority.len));
     javascript_string_free(&authority);
     return list;
 }
@@ -819,7 +824,7 @@ static JSValue js_fetch(JSContext *ctx, JSValueConst self, int argc, JSValueCons
         return JS_EXCEPTION;
     bool is_well = true;
     for (int i = 0; is_well && i < 4; i++)
-        is_well = string_of(ctx, argv[i], &texts[i]);
+        is_well = host_string(ctx, argv[i], &texts[i]);
     JSValue result = JS_EXCEPTION;
     if (is_well && fields_of_list(ctx, argv[4], &fields)) {
         wasi_http_types_own_outgoing_request_t request = wasi_http_types_constructor_outgoing_request(fields);
@@ -848,14 +853,14 @@ static JSValue js_fetch(JSContext *ctx, JSValueConst self, int argc, JSValueCons
             entry->call = future;
             result = JS_NewArray(ctx);
             uint32_t length = 0;
-            push(ctx, result, &length, JS_NewInt32(ctx, entry->id));
-            push(ctx, result, &length, JS_NewInt32(ctx, output));
+            host_push(ctx, result, &length, JS_NewInt32(ctx, entry->id));
+            host_push(ctx, result, &length, JS_NewInt32(ctx, output));
             if (has_execution) {
                 entry = add(ctx, EXECUTION);
                 if (!entry)
                     abort();
                 entry->execution = execution;
-                push(ctx, result, &length, JS_NewInt32(ctx, entry->id));
+                host_push(ctx, result, &length, JS_NewInt32(ctx, entry->id));
             }
         } else {
             if (has_body)
@@ -885,11 +890,11 @@ static JSValue js_answer(JSContext *ctx, JSValueConst self, int argc, JSValueCon
     wasi_http_types_borrow_incoming_response_t lent = wasi_http_types_borrow_incoming_response(response);
     JSValue list = JS_NewArray(ctx);
     uint32_t length = 0;
-    push(ctx, list, &length, JS_NewInt32(ctx, wasi_http_types_method_incoming_response_status(lent)));
-    push(ctx, list, &length, list_of_fields(ctx, wasi_http_types_method_incoming_response_headers(lent)));
+    host_push(ctx, list, &length, JS_NewInt32(ctx, wasi_http_types_method_incoming_response_status(lent)));
+    host_push(ctx, list, &length, list_of_fields(ctx, wasi_http_types_method_incoming_response_headers(lent)));
     wasi_http_types_own_incoming_body_t body;
     bool has_body = wasi_http_types_method_incoming_response_consume(lent, &body);
-    push(ctx, list, &length, JS_NewInt32(ctx, has_body ? add_input(ctx, body)->id : 0));
+    host_push(ctx, list, &length, JS_NewInt32(ctx, has_body ? add_input(ctx, body)->id : 0));
     wasi_http_types_incoming_response_drop_own(response);
     return list;
 }
@@ -910,7 +915,7 @@ static bool strings_of(JSContext *ctx, JSValueConst array, javascript_list_strin
     }
     for (int64_t i = 0; i < length; i++) {
         JSValue value = JS_GetPropertyInt64(ctx, array, i);
-        bool is_well = string_of(ctx, value, &list->ptr[list->len]);
+        bool is_well = host_string(ctx, value, &list->ptr[list->len]);
         JS_FreeValue(ctx, value);
         if (!is_well)
             return false;
@@ -941,7 +946,7 @@ static JSValue js_load(JSContext *ctx, JSValueConst self, int argc, JSValueConst
     javascript_list_string_t modules = {0}, env = {0};
     uint64_t deadline, cpu, calls;
     JSValue result = JS_EXCEPTION;
-    if (check_called(ctx, "loading code") && string_of(ctx, argv[0], &code.main_module) && strings_of(ctx, argv[1], &modules) &&
+    if (check_called(ctx, "loading code") && host_string(ctx, argv[0], &code.main_module) && strings_of(ctx, argv[1], &modules) &&
         strings_of(ctx, argv[2], &env) && strings_of(ctx, argv[3], &code.functions) && strings_of(ctx, argv[4], &code.egress) &&
         number_of(ctx, argv[5], 0, &code.limits.memory_bytes.is_some, &code.limits.memory_bytes.val) &&
         number_of(ctx, argv[5], 1, &code.limits.deadline_ms.is_some, &deadline) &&
@@ -992,25 +997,25 @@ static JSValue js_next(JSContext *ctx, JSValueConst self, int argc, JSValueConst
     JSValue list = JS_NewArray(ctx);
     uint32_t length = 0;
     if (event.tag == HEARTH_LOADER_LOADER_EVENT_INVOKED) {
-        push(ctx, list, &length, JS_NewUint32(ctx, event.val.invoked.id));
-        push(ctx, list, &length, text_of(ctx, &event.val.invoked.name));
-        push(ctx, list, &length, text_of(ctx, &event.val.invoked.arguments));
+        host_push(ctx, list, &length, JS_NewUint32(ctx, event.val.invoked.id));
+        host_push(ctx, list, &length, text_of(ctx, &event.val.invoked.name));
+        host_push(ctx, list, &length, text_of(ctx, &event.val.invoked.arguments));
     } else {
         hearth_loader_loader_report_t *report = &event.val.ended;
         JSValue log = JS_NewArray(ctx);
         uint32_t lines = 0;
         for (size_t i = 0; i < report->log.len; i++) {
-            push(ctx, log, &lines, JS_NewBool(ctx, report->log.ptr[i].is_error));
-            push(ctx, log, &lines, text_of(ctx, &report->log.ptr[i].text));
+            host_push(ctx, log, &lines, JS_NewBool(ctx, report->log.ptr[i].is_error));
+            host_push(ctx, log, &lines, text_of(ctx, &report->log.ptr[i].text));
         }
-        push(ctx, list, &length, text_of(ctx, &report->outcome));
-        push(ctx, list, &length, text_of(ctx, &report->start));
-        push(ctx, list, &length, text_of(ctx, &report->problem));
-        push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->duration_us / 1e3));
-        push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->cpu_us / 1e3));
-        push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->memory_bytes));
-        push(ctx, list, &length, log);
-        push(ctx, list, &length, JS_NewUint32(ctx, report->dropped_lines));
+        host_push(ctx, list, &length, text_of(ctx, &report->outcome));
+        host_push(ctx, list, &length, text_of(ctx, &report->start));
+        host_push(ctx, list, &length, text_of(ctx, &report->problem));
+        host_push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->duration_us / 1e3));
+        host_push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->cpu_us / 1e3));
+        host_push(ctx, list, &length, JS_NewFloat64(ctx, (double)report->memory_bytes));
+        host_push(ctx, list, &length, log);
+        host_push(ctx, list, &length, JS_NewUint32(ctx, report->dropped_lines));
     }
     hearth_loader_loader_event_free(&event);
     return list;
@@ -1022,7 +1027,7 @@ static JSValue js_reply(JSContext *ctx, JSValueConst self, int argc, JSValueCons
     struct entry *entry = entry_of(ctx, argv[0], EXECUTION);
     uint32_t id;
     javascript_string_t text;
-    if (!entry || JS_ToUint32(ctx, &id, argv[1]) < 0 || !string_of(ctx, argv[3], &text))
+    if (!entry || JS_ToUint32(ctx, &id, argv[1]) < 0 || !host_string(ctx, argv[3], &text))
         return JS_EXCEPTION;
     hearth_loader_loader_result_string_string_t answer = {.is_err = JS_ToBool(ctx, argv[2]), .val.ok = text};
     hearth_loader_loader_method_execution_reply(hearth_loader_loader_borrow_execution(entry->execution), id, &answer);
@@ -1038,16 +1043,16 @@ static JSValue js_bindings(JSContext *ctx, JSValueConst self, int argc, JSValueC
     JSValue env = JS_NewArray(ctx), functions = JS_NewArray(ctx), list = JS_NewArray(ctx);
     uint32_t length = 0;
     for (size_t i = 0; i < given.env.len; i++) {
-        push(ctx, env, &length, text_of(ctx, &given.env.ptr[i].f0));
-        push(ctx, env, &length, text_of(ctx, &given.env.ptr[i].f1));
+        host_push(ctx, env, &length, text_of(ctx, &given.env.ptr[i].f0));
+        host_push(ctx, env, &length, text_of(ctx, &given.env.ptr[i].f1));
     }
     length = 0;
     for (size_t i = 0; i < given.functions.len; i++)
-        push(ctx, functions, &length, text_of(ctx, &given.functions.ptr[i]));
+        host_push(ctx, functions, &length, text_of(ctx, &given.functions.ptr[i]));
     length = 0;
-    push(ctx, list, &length, JS_NewBool(ctx, given.may_load));
-    push(ctx, list, &length, env);
-    push(ctx, list, &length, functions);
+    host_push(ctx, list, &length, JS_NewBool(ctx, given.may_load));
+    host_push(ctx, list, &length, env);
+    host_push(ctx, list, &length, functions);
     javascript_list_tuple2_string_string_free(&given.env);
     javascript_list_string_free(&given.functions);
     return list;

@@ -27,8 +27,12 @@ void host_fail(bool is_silent, const char *text, size_t length);
 // The call is over: gives back what it held.
 void host_end(JSContext *ctx);
 
-// The UTF-8 of a string; what is half a pair of surrogates is U+FFFD. The caller frees it. Null when it threw.
-uint8_t *host_utf8(JSContext *ctx, JSValueConst value, size_t *length);
+// A string argument as UTF-8, to be freed with javascript_string_free; what is half a pair of surrogates is U+FFFD. False when it
+// threw.
+bool host_string(JSContext *ctx, JSValueConst value, javascript_string_t *to);
+
+// Appends to an array that is being made.
+void host_push(JSContext *ctx, JSValue list, uint32_t *length, JSValue value);
 
 // Writes lines to standard output or standard error.
 void host_log(bool is_error, const char *text, size_t length);

@@ -6,23 +6,6 @@
 #include "ada_c.h"
 #include "host.h"
 
-// An argument as UTF-8.
-struct text {
-    uint8_t *bytes;
-    size_t length;
-};
-
-static bool text_of(JSContext *ctx, JSValueConst value, struct text *text)
-{
-    text->bytes = host_utf8(ctx, value, &text->length);
-    return text->bytes != NULL;
-}
-
-static void append(JSContext *ctx, JSValue list, uint32_t *length, JSValue value)
-{
-    JS_DefinePropertyValueUint32(ctx, list, (*length)++, value, JS_PROP_C_W_E);
-}
-
 static JSValue string(JSContext *ctx, ada_string text)
 {
     return JS_NewStringLen(ctx, text.data, text.length);
@@ -43,32 +26,32 @@ static JSValue described(JSContext *ctx, ada_url url)
     uint32_t offsets[] = {at->protocol_end, at->username_end, host, at->host_end, at->pathname_start, search, hash};
     JSValue list = JS_NewArray(ctx);
     uint32_t length = 0;
-    append(ctx, list, &length, string(ctx, href));
+    host_push(ctx, list, &length, string(ctx, href));
     for (size_t i = 0; i < sizeof(offsets) / sizeof(*offsets); i++)
-        append(ctx, list, &length, JS_NewInt32(ctx, (int32_t)offsets[i]));
+        host_push(ctx, list, &length, JS_NewInt32(ctx, (int32_t)offsets[i]));
     ada_free(url);
     return list;
 }
 
-static ada_url parsed(JSContext *ctx, struct text *text, JSValueConst base)
+static ada_url parsed(JSContext *ctx, javascript_string_t *text, JSValueConst base)
 {
     if (JS_IsUndefined(base))
-        return ada_parse((char *)text->bytes, text->length);
-    struct text of_base;
-    if (!text_of(ctx, base, &of_base))
+        return ada_parse((char *)text->ptr, text->len);
+    javascript_string_t of_base;
+    if (!host_string(ctx, base, &of_base))
         return NULL;
-    ada_url url = ada_parse_with_base((char *)text->bytes, text->length, (char *)of_base.bytes, of_base.length);
-    free(of_base.bytes);
+    ada_url url = ada_parse_with_base((char *)text->ptr, text->len, (char *)of_base.ptr, of_base.len);
+    javascript_string_free(&of_base);
     return url;
 }
 
 JSValue url_parse(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
-    struct text text;
-    if (!text_of(ctx, argv[0], &text))
+    javascript_string_t text;
+    if (!host_string(ctx, argv[0], &text))
         return JS_EXCEPTION;
     ada_url url = parsed(ctx, &text, argv[1]);
-    free(text.bytes);
+    javascript_string_free(&text);
     if (!url)
         return JS_EXCEPTION;
     if (ada_is_valid(url))
@@ -104,41 +87,41 @@ static bool change(ada_url url, const char *part, const char *text, size_t lengt
 
 JSValue url_change(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
-    struct text href = {0}, value = {0};
+    javascript_string_t href = {0}, value = {0};
     const char *part = JS_ToCString(ctx, argv[1]);
     JSValue result = JS_EXCEPTION;
-    if (part && text_of(ctx, argv[0], &href) && text_of(ctx, argv[2], &value)) {
-        ada_url url = ada_parse((char *)href.bytes, href.length);
-        if (ada_is_valid(url) && change(url, part, (char *)value.bytes, value.length)) {
+    if (part && host_string(ctx, argv[0], &href) && host_string(ctx, argv[2], &value)) {
+        ada_url url = ada_parse((char *)href.ptr, href.len);
+        if (ada_is_valid(url) && change(url, part, (char *)value.ptr, value.len)) {
             result = described(ctx, url);
         } else {
             ada_free(url);
             result = JS_UNDEFINED;
         }
     }
-    free(href.bytes);
-    free(value.bytes);
+    javascript_string_free(&href);
+    javascript_string_free(&value);
     JS_FreeCString(ctx, part);
     return result;
 }
 
 JSValue url_parse_form(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
-    struct text text;
-    if (!text_of(ctx, argv[0], &text))
+    javascript_string_t text;
+    if (!host_string(ctx, argv[0], &text))
         return JS_EXCEPTION;
-    ada_url_search_params form = ada_parse_search_params((char *)text.bytes, text.length);
+    ada_url_search_params form = ada_parse_search_params((char *)text.ptr, text.len);
     ada_url_search_params_entries_iter entries = ada_search_params_get_entries(form);
     JSValue list = JS_NewArray(ctx);
     uint32_t length = 0;
     while (ada_search_params_entries_iter_has_next(entries)) {
         ada_string_pair pair = ada_search_params_entries_iter_next(entries);
-        append(ctx, list, &length, string(ctx, pair.key));
-        append(ctx, list, &length, string(ctx, pair.value));
+        host_push(ctx, list, &length, string(ctx, pair.key));
+        host_push(ctx, list, &length, string(ctx, pair.value));
     }
     ada_free_search_params_entries_iter(entries);
     ada_free_search_params(form);
-    free(text.bytes);
+    javascript_string_free(&text);
     return list;
 }
 
@@ -150,16 +133,16 @@ JSValue url_write_form(JSContext *ctx, JSValueConst self, int argc, JSValueConst
     ada_url_search_params form = ada_parse_search_params("", 0);
     bool is_well = true;
     for (uint32_t i = 0; is_well && i + 1 < length; i += 2) {
-        struct text pair[2] = {0};
+        javascript_string_t pair[2] = {0};
         for (uint32_t j = 0; is_well && j < 2; j++) {
             JSValue value = JS_GetPropertyUint32(ctx, argv[0], i + j);
-            is_well = text_of(ctx, value, &pair[j]);
+            is_well = host_string(ctx, value, &pair[j]);
             JS_FreeValue(ctx, value);
         }
         if (is_well)
-            ada_search_params_append(form, (char *)pair[0].bytes, pair[0].length, (char *)pair[1].bytes, pair[1].length);
-        free(pair[0].bytes);
-        free(pair[1].bytes);
+            ada_search_params_append(form, (char *)pair[0].ptr, pair[0].len, (char *)pair[1].ptr, pair[1].len);
+        javascript_string_free(&pair[0]);
+        javascript_string_free(&pair[1]);
     }
     JSValue result = JS_EXCEPTION;
     if (is_well) {

@@ -17,7 +17,7 @@ use crate::cluster::{Access, Cluster, block_on};
 use crate::output::Output;
 
 /// Port of an engine's metrics in its pod.
-const METRICS: u16 = 9464;
+const METRICS: u16 = hearth_contract::METRICS_PORT;
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 /// The word for an activation that found a warm instance.

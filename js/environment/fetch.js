@@ -1,7 +1,7 @@
 // fetch: calls out, which the host allows or refuses (spec.egress).
 import * as host from "hearth:host";
 import { bytesOf } from "./encoding.js";
-import { Headers, Request, headersFrom, headersList, holdsHeader, incomingResponse, isRedirect, readHost, useBody, writeHost } from "./http.js";
+import { Headers, Request, headersFrom, incomingResponse, isRedirect, outgoing, readHost, useBody, writeHost } from "./http.js";
 import { URL } from "./url.js";
 
 const REDIRECTIONS = 20;
@@ -59,9 +59,7 @@ function abortion(signal) {
 }
 
 async function once(url, method, headers, body, aborted) {
-  const isThere = body.bytes !== null || body.handle !== 0 || body.stream !== null;
-  const list = headersList(headers);
-  if (body.bytes && !holdsHeader(headers, "content-length")) list.push("content-length", String(body.bytes.length));
+  const [list, isThere] = outgoing(headers, body);
   const { protocol, host: authority, pathname, search } = url;
   if (protocol !== "http:" && protocol !== "https:") throw new TypeError(`the scheme ${protocol} cannot be fetched`);
   const [call, output] = host.fetch(method, protocol.slice(0, -1), authority, pathname + search, list, isThere);

@@ -138,13 +138,20 @@ export class Headers {
 }
 
 export const headersFrom = Headers.fromList;
-export const headersList = Headers.toList;
+const headersList = Headers.toList;
 const putHeader = Headers.put;
-export const holdsHeader = Headers.hold;
+const holdsHeader = Headers.hold;
 delete Headers.fromList;
 delete Headers.toList;
 delete Headers.put;
 delete Headers.hold;
+
+/** The headers of a message that goes out, as the host takes them, and whether it has a body. */
+export function outgoing(headers, body) {
+  const list = headersList(headers);
+  if (body.bytes && !holdsHeader(headers, "content-length")) list.push("content-length", String(body.bytes.length));
+  return [list, body.bytes !== null || body.handle !== 0 || body.stream !== null];
+}
 
 /** The next bytes of a stream of the host's; null at its end. */
 export async function readHost(handle) {

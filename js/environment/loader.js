@@ -2,7 +2,7 @@
 // shape is that of Cloudflare's Worker Loader, as far as it goes.
 import * as host from "hearth:host";
 import { fetch, send } from "./fetch.js";
-import { Request, headersFrom, headersList, incomingResponse, useBody } from "./http.js";
+import { Request, headersFrom, incomingResponse, outgoing, useBody } from "./http.js";
 import { URL } from "./url.js";
 
 /** Where loaded code calls back who loaded it. The host never sends it anywhere. */
@@ -153,9 +153,7 @@ class Worker {
     const request = new Request(input, init);
     const begun = this.#load().then((worker) => {
       const body = useBody(request);
-      const isThere = body.bytes !== null || body.handle !== 0 || body.stream !== null;
-      const list = headersList(request.headers);
-      if (body.bytes && !request.headers.has("content-length")) list.push("content-length", String(body.bytes.length));
+      const [list, isThere] = outgoing(request.headers, body);
       const { protocol, host: authority, pathname, search } = new URL(request.url);
       const path = pathname + search;
       const [call, output, execution] = host.fetch(request.method, protocol.slice(0, -1), authority, path, list, isThere, worker);

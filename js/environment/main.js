@@ -8,7 +8,7 @@ import { Crypto, CryptoKey, SubtleCrypto } from "./crypto.js";
 import { TextDecoder, TextEncoder } from "./encoding.js";
 import * as events from "./events.js";
 import { fetch, sendAtOnce } from "./fetch.js";
-import { Headers, Request, Response, headersList, holdsHeader, incomingRequest, useBody } from "./http.js";
+import { Headers, Request, Response, incomingRequest, outgoing, useBody } from "./http.js";
 import { beginCall, environment } from "./loader.js";
 import * as streams from "./streams.js";
 import { clearTimeout, clearTimers, setInterval, setTimeout } from "./timers.js";
@@ -142,9 +142,7 @@ function respond(response) {
   }
   if (response.status === 0) throw new TypeError("fetch returned Response.error()");
   const body = useBody(response);
-  const list = headersList(response.headers);
-  const isThere = body.bytes !== null || body.handle !== 0 || body.stream !== null;
-  if (body.bytes && !holdsHeader(response.headers, "content-length")) list.push("content-length", String(body.bytes.length));
+  const [list, isThere] = outgoing(response.headers, body);
   const output = host.respond(response.status, list, isThere);
   return isThere ? sendAtOnce(body, output) : null;
 }
@@ -185,10 +183,11 @@ async function touch() {
   const list = ["content-type", "text/plain", "accept", "*/*"];
   const request = incomingRequest(["GET", "http://localhost/path?name=value", list, 0, "localhost"]);
   const { searchParams, pathname } = new URL(request.url);
-  const body = { name: searchParams.get("name"), pathname, type: request.headers.get("content-type") };
-  for (const response of [new Response("text"), Response.json(body), new Response(null, { status: 404, headers: body })]) {
-    headersList(response.headers);
-    const { bytes } = useBody(response.clone());
+  const value = { name: searchParams.get("name"), pathname, type: request.headers.get("content-type") };
+  for (const response of [new Response("text"), Response.json(value), new Response(null, { status: 404, headers: value })]) {
+    const body = useBody(response.clone());
+    outgoing(response.headers, body);
+    const { bytes } = body;
     if (bytes?.length > 4) JSON.parse(host.decode(bytes, false));
   }
   await Promise.allSettled([null]);

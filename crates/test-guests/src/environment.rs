@@ -46,9 +46,8 @@ const URLS: &str = "ada-url";
 
 /// Changes to the engine's source: what stands there, how often, and what it becomes (`js/engine.c`).
 ///
-/// Each job of the queue belongs to the
-/// asynchronous context that it was queued in, and a reaction to the one that it was attached in. The engine's own hooks do not
-/// see an `await`.
+/// Each job of the queue belongs to the asynchronous context that it was queued in, and a reaction to the one that it was attached
+/// in. The engine's own hooks do not see an `await`.
 ///
 /// References to what is in the snapshot are not counted. Arenas are a fourth as large: an instance writes to one for each size
 /// of what it allocates. The last one of a size stays when it is empty.
@@ -184,8 +183,8 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
     inputs.extend(files(&js, "h")?);
     inputs.extend(c.iter().chain(&modules).cloned());
     build::cached(root, &inputs, |folder| {
-        let engine = source(&js, ENGINE)?.join("quickjs");
-        let urls = source(&js, URLS)?.join("deps");
+        let [engine, urls] = sources(&js, [ENGINE, URLS])?;
+        let (engine, urls) = (engine.join("quickjs"), urls.join("deps"));
         let file = folder.join("quickjs.c");
         std::fs::write(
             &file,
@@ -248,8 +247,8 @@ fn resolved(root: &Path) -> Result<(Resolve, wit_bindgen_core::wit_parser::Packa
     Ok((resolve, package.0))
 }
 
-/// Where Cargo keeps the source of a package.
-fn source(js: &Path, package: &str) -> Result<PathBuf> {
+/// Where Cargo keeps the sources of packages.
+fn sources<const N: usize>(js: &Path, packages: [&str; N]) -> Result<[PathBuf; N]> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--locked", "--format-version=1"])
@@ -262,15 +261,20 @@ fn source(js: &Path, package: &str) -> Result<PathBuf> {
         bail!("cargo metadata for js/source failed:\n{problem}");
     }
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata["packages"].as_array();
-    let manifest = packages
-        .into_iter()
-        .flatten()
-        .find(|known| known["name"] == package)
-        .and_then(|known| known["manifest_path"].as_str())
-        .with_context(|| format!("js/source does not depend on {package}"))?;
-    let folder = Path::new(manifest).parent();
-    Ok(folder.context("a manifest is in a folder")?.to_owned())
+    let known = metadata["packages"].as_array();
+    let folder = |package: &str| {
+        known
+            .into_iter()
+            .flatten()
+            .find(|known| known["name"] == package)
+            .and_then(|known| Path::new(known["manifest_path"].as_str()?).parent())
+            .map(Path::to_owned)
+            .with_context(|| format!("js/source does not depend on {package}"))
+    };
+    let folders: Vec<_> = packages.into_iter().map(folder).collect::<Result<_>>()?;
+    folders
+        .try_into()
+        .map_err(|_| anyhow!("each package has a folder"))
 }
 
 /// The engine's source with our changes.

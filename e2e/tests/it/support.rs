@@ -35,7 +35,7 @@ pub(crate) fn support_tools(cx: &Cx) -> Result<()> {
 }
 
 /// Port of the engine's metrics in a pool pod.
-pub(crate) const METRICS: u16 = 9464;
+pub(crate) const METRICS: u16 = hearth_contract::METRICS_PORT;
 
 /// Warm instances of a function, as the engines of the namespace's pool pods say themselves.
 pub(crate) async fn warm_in_engines(cx: &Cx, function: &str) -> Result<f64> {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use hearth_contract::METRICS_PORT;
 use hearth_e2e::figure::{Aim, Figure, quantile};
 use hearth_e2e::load::Steady;
 use hearth_e2e::wait::{Seen, until};
@@ -17,8 +18,6 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Calls a second.
 const LOAD: u32 = 500;
 const WARM: u32 = 20;
-/// Where pods tell their metrics.
-const METRICS: u16 = 9464;
 const NAME: &str = "hello";
 
 pub(crate) async fn run(cx: &Cx) -> Result<Vec<Figure>> {
@@ -78,7 +77,10 @@ async fn is_warm(cx: &Cx, pod: &Pod) -> Result<()> {
     until("instances to be warm", SETTLE, || async {
         // Warm ones and those in use are the states that there are.
         Ok(
-            match cx.metric(pod, METRICS, "hearth_instances", &labels).await {
+            match cx
+                .metric(pod, METRICS_PORT, "hearth_instances", &labels)
+                .await
+            {
                 Ok(count) => Seen::when(count >= f64::from(WARM), (), count.to_string()),
                 // Its engine is starting.
                 Err(error) => Seen::NotYet(format!("{error:#}")),
