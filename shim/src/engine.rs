@@ -1,9 +1,9 @@
 //! One engine process: started, watched, and started again when it ends.
 //!
 //! This knows the process and the channel, not the functions: whoever owns an [`Engine`] hears [`Event::Up`] after
-//! each start and places everything again. Between an end and the next start lies a pause that grows from 20 ms to
-//! 5 s and starts over once an engine has lived for a minute. Callers meanwhile wait in the accept queues of sockets
-//! that the shim holds.
+//! each start and places everything again. Between two starts lie at least 20 ms, which grow to 5 s and begin again once an
+//! engine has lived for a minute: one that ran for longer than that is followed at once. Callers meanwhile wait in the accept
+//! queues of sockets that the shim holds.
 //!
 //! Asked to, it starts another engine beside the one that runs. Both accept from the same sockets until the owner lets the
 //! old one go.
@@ -32,11 +32,11 @@ const QUEUE: usize = 64;
 const READY: Duration = Duration::from_secs(15);
 /// How long an engine whose channel is closed may take to end by itself.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Shortest and longest pause before a restart.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// Shortest and longest time between the starts of two engines.
+const BETWEEN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 /// How long calls may go on in an engine whose place another has taken.
 const LEAVE: Duration = Duration::from_secs(600);
-/// An engine that lived so long starts the pauses over.
+/// After an engine that lived so long the times between starts begin again.
 const LIVED: Duration = Duration::from_secs(60);
 
 /// What an engine is started with.
@@ -238,8 +238,7 @@ impl Supervisor {
             if self.said.send(Event::Down(death)).await.is_err() {
                 return;
             }
-            let doublings = (in_a_row - 1).min(10);
-            tokio::time::sleep((PAUSE.0 * 2u32.pow(doublings)).min(PAUSE.1)).await;
+            tokio::time::sleep(pause(in_a_row, born.elapsed())).await;
         }
     }
 
@@ -373,6 +372,13 @@ impl Supervisor {
     }
 }
 
+/// How long to wait before the next start, after so many engines that did not live long, of which the last one lived for `lived`.
+fn pause(in_a_row: u32, lived: Duration) -> Duration {
+    let doublings = in_a_row.saturating_sub(1).min(10);
+    let between = (BETWEEN.0 * 2u32.pow(doublings)).min(BETWEEN.1);
+    between.saturating_sub(lived)
+}
+
 /// The rest of an engine's life once another has taken its place: it answers calls until it is let go, and then those that
 /// it has.
 async fn leave(mut process: Process, mut held: oneshot::Receiver<()>, said: mpsc::Sender<Event>) {
@@ -438,5 +444,25 @@ fn describe(status: ExitStatus) -> String {
         (Some(signal), _) => format!("engine was ended by signal {signal}"),
         (None, Some(code)) => format!("engine ended with code {code}"),
         (None, None) => "engine ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_lie_apart_and_an_engine_that_lived_is_followed_at_once() {
+        let millis = Duration::from_millis;
+        for (in_a_row, lived, expected) in [
+            (1, 0, 20),
+            (1, 15, 5),
+            (3, 0, 80),
+            (u32::MAX, 0, 5_000),
+            (5, 320, 0),
+            (u32::MAX, 60_000, 0),
+        ] {
+            assert_eq!(pause(in_a_row, millis(lived)), millis(expected));
+        }
     }
 }

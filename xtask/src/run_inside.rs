@@ -84,7 +84,7 @@ impl Logs {
 /// Which tests.
 #[derive(Args)]
 pub(crate) struct E2e {
-    /// Run them on a cluster with this containerd, 2 or 1.7, which is started first
+    /// Run them on a cluster with this containerd, 2, 2.3, 2.2 or 1.7, which is started first
     #[arg(long)]
     containerd: Option<Containerd>,
     /// Words for the test runner: a filter, `--list`, `--nocapture`, …

@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// Only Kubernetes: neither images nor chart
     #[arg(long)]
     bare: bool,
-    /// What the nodes run containers with: 2 or 1.7; a cluster with the other one is removed first
+    /// What the nodes run containers with: 2, 2.3, 2.2 or 1.7; a cluster with another one is removed first
     #[arg(long, default_value_t)]
     containerd: Containerd,
 }

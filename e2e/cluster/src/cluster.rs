@@ -114,8 +114,12 @@ impl Cluster {
             ..Self::new(layout.clone())
         };
         let inputs = inputs(layout, options.containerd)?;
-        let is_usable =
-            |state: &State| state.is_complete && state.inputs == inputs && cluster.is_node_there(1);
+        let is_usable = |state: &State| {
+            state.is_complete
+                && state.inputs == inputs
+                && state.containerd == options.containerd
+                && cluster.is_node_there(1)
+        };
         match State::read(layout)?.filter(is_usable) {
             Some(state) => cluster.complete(state, options.nodes, steps)?,
             None => {
@@ -547,6 +551,23 @@ impl Cluster {
             start(&self.layout, part, record.launch)?;
         }
         Ok(())
+    }
+
+    /// Replaces the containerd of every node by the newest there is, as a package manager would: stopped, and started again from
+    /// another program with the configuration and state that are there. The next `up` makes the cluster anew.
+    pub fn upgrade_containerd(&self) -> Result<()> {
+        let state = self.state()?;
+        for node in 1..=state.nodes {
+            self.stop(Part::Containerd(node))?;
+        }
+        let containerd = Containerd::default();
+        let nodes = state.nodes;
+        State {
+            containerd,
+            ..state
+        }
+        .write(&self.layout)?;
+        (1..=nodes).try_for_each(|node| self.start(Part::Containerd(node)))
     }
 
     /// The file that a part logs to.

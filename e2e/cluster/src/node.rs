@@ -188,7 +188,7 @@ pub(crate) fn configuration(
     containerd: Containerd,
 ) -> Result<[(String, String); 6]> {
     let containerd = match containerd {
-        Containerd::V2 => containerd_config(),
+        Containerd::V2 | Containerd::V2_3 | Containerd::V2_2 => containerd_config(),
         Containerd::V1_7 => containerd_1_7_config(),
     };
     Ok([

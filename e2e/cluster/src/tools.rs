@@ -38,17 +38,23 @@ pub enum Containerd {
     /// The one that Kubernetes is tested with, from the same module.
     #[default]
     V2,
-    /// The last line before it, which many nodes still have.
+    /// The line before that.
+    V2_3,
+    /// The last line that does not tell shims which it is.
+    V2_2,
+    /// The last line before 2.0, which many nodes still have.
     V1_7,
 }
 
 impl Containerd {
-    const ALL: [Self; 2] = [Self::V2, Self::V1_7];
+    const ALL: [Self; 4] = [Self::V2, Self::V2_3, Self::V2_2, Self::V1_7];
 
     /// A module of its own, where it has one.
     fn module(self) -> Option<&'static str> {
         match self {
             Self::V2 => None,
+            Self::V2_3 => Some("containerd-2.3"),
+            Self::V2_2 => Some("containerd-2.2"),
             Self::V1_7 => Some("containerd-1.7"),
         }
     }
@@ -63,6 +69,8 @@ impl fmt::Display for Containerd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::V2 => "2",
+            Self::V2_3 => "2.3",
+            Self::V2_2 => "2.2",
             Self::V1_7 => "1.7",
         })
     }
@@ -75,7 +83,10 @@ impl FromStr for Containerd {
         let known = Self::ALL
             .into_iter()
             .find(|known| known.to_string() == text);
-        known.with_context(|| format!("{text:?} is no containerd of ours; there are 2 and 1.7"))
+        known.with_context(|| {
+            let all = Self::ALL.map(|known| known.to_string()).join(", ");
+            format!("{text:?} is no containerd of ours; there are {all}")
+        })
     }
 }
 
@@ -280,6 +291,7 @@ mod tests {
         let layout = Layout::new(Path::new("/src/hearth"), Path::new("/state/cluster")).unwrap();
         for (name, folder) in [
             ("2", "/src/hearth/target/tools/bin"),
+            ("2.2", "/src/hearth/target/tools/containerd-2.2"),
             ("1.7", "/src/hearth/target/tools/containerd-1.7"),
         ] {
             let containerd: Containerd = name.parse().unwrap();

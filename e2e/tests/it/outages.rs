@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hearth_cluster::Part;
+use hearth_cluster::tools::Containerd;
 use hearth_e2e::load::{Load, Steady};
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use rustix::process::Signal;
 
 use crate::pods;
@@ -120,6 +122,39 @@ pub(crate) async fn containerd_goes_and_comes_back_and_no_call_fails(cx: &Cx) ->
     pods::running(cx, "later").await?;
     cx.logs("plain").await?;
     called.end(cx, "containerd stopped and killed").await?;
+    cx.kubectl(&["delete", "agentfunction", "called", "--timeout=60s"])?;
+    cx.kubectl(&["delete", "pod", "plain", "later", "--timeout=60s"])?;
+    support::nothing_left(cx, before).await
+}
+
+/// For a cluster with an older containerd, which has another one after it.
+pub(crate) async fn containerd_is_upgraded_and_no_call_fails(cx: &Cx) -> Result<()> {
+    let from = cx.cluster.containerd()?;
+    ensure!(
+        from != Containerd::default(),
+        "there is no newer containerd than this cluster's: `cargo xtask e2e --containerd 2.3 upgrade` has one to upgrade"
+    );
+    let before = support::traces_before(cx).await?;
+    let called = Called::start(cx).await?;
+    cx.cluster.upgrade_containerd()?;
+    let version = |node: Node| {
+        node.status?
+            .node_info
+            .map(|info| info.container_runtime_version)
+    };
+    let nodes: Api<Node> = Api::all(cx.client.clone());
+    until("kubelet to see another version", SETTLE, || async {
+        let all = nodes.list(&ListParams::default()).await?;
+        let versions: Vec<_> = all.into_iter().filter_map(version).collect();
+        let old = format!("containerd://v{from}.");
+        let are_new = versions.iter().all(|version| !version.starts_with(&old));
+        Ok(Seen::when(are_new, (), versions.join(", ")))
+    })
+    .await?;
+    cx.apply(&pods::pod("later", HELLO))?;
+    pods::running(cx, "later").await?;
+    cx.logs("plain").await?;
+    called.end(cx, "containerd upgraded").await?;
     cx.kubectl(&["delete", "agentfunction", "called", "--timeout=60s"])?;
     cx.kubectl(&["delete", "pod", "plain", "later", "--timeout=60s"])?;
     support::nothing_left(cx, before).await

@@ -58,7 +58,7 @@ async fn goes_and_comes(cx: &Cx) -> Result<()> {
     let before = traces_before(cx).await?;
     let nodes = 1..=cx.cluster.nodes()?;
     let runtime: &[&str] = match cx.cluster.containerd()? {
-        Containerd::V2 => &DROP_IN,
+        Containerd::V2 | Containerd::V2_3 | Containerd::V2_2 => &DROP_IN,
         Containerd::V1_7 => &IN_PLACE,
     };
     cx.ready_function("old", HELLO, "  replicas: 1").await?;
