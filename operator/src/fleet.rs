@@ -270,6 +270,22 @@ impl Fleet {
         }
     }
 
+    /// Ends all connections. Pods that are let go dial again.
+    pub(crate) fn hang_up(&self) {
+        let mut fleet = self.lock();
+        let pods: Vec<_> = fleet.connections.keys().cloned().collect();
+        for pod in pods {
+            fleet.drop_connection(&pod);
+        }
+        fleet.brought.clear();
+    }
+
+    /// What a pod was told of a function.
+    pub(crate) fn told(&self, pod: &str, function: &str) -> Option<Told> {
+        let fleet = self.lock();
+        fleet.connections.get(pod)?.told.get(function).cloned()
+    }
+
     /// Groups of which a pod came or went since this was asked last.
     pub(crate) fn take_changed(&self) -> BTreeSet<GroupKey> {
         std::mem::take(&mut self.lock().changed)

@@ -18,7 +18,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc;
 
 use crate::fleet::{self, Fleet, GroupKey, Host, PodInfo};
-use crate::meter::{Meter, Reading};
+use crate::meter::{Meter, Reading, WINDOW};
 use crate::objects;
 use crate::planning::{Plans, Rounds};
 
@@ -86,15 +86,27 @@ impl World {
         self.leading.load(Ordering::Relaxed)
     }
 
-    /// Changed by the lease.
+    /// Changed by the lease. Who does not lead lets its pods go, so that they find who does.
     pub(crate) fn set_leading(&self, leading: bool) {
         self.fleet.unsettle();
+        if !leading {
+            self.fleet.hang_up();
+        }
         *self
             .led_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = leading.then(Instant::now);
         self.leading.store(leading, Ordering::Relaxed);
         self.rounds.ask();
+    }
+
+    /// Whether it is known what calls do: for a whole window of theirs this replica was told of them.
+    pub(crate) fn has_heard_calls(&self) -> bool {
+        let since = *self
+            .led_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.is_leading() && since.is_some_and(|since| since.elapsed() >= WINDOW)
     }
 
     /// A pod connected, and maybe said already what it holds; the next round tells it everything that is its. Returns the
@@ -149,9 +161,10 @@ impl World {
         }
     }
 
-    /// What all functions do: namespace, name, reading. Only the leader hears of it.
+    /// What all functions do: namespace, name, reading. Only the leader hears of it, and says nothing before it heard enough:
+    /// an autoscaler would take that for silence.
     pub(crate) fn readings(&self) -> Vec<(String, String, Reading)> {
-        if !self.is_leading() {
+        if !self.has_heard_calls() {
             return Vec::new();
         }
         let functions = self.stores.functions.state().into_iter();
@@ -313,6 +326,9 @@ mod tests {
         world
             .meter
             .tick(1.0, [("uid-a", &tick), ("uid-gone", &tick)]);
+        // It has heard of a part of the window, and that is not what calls do.
+        assert!(world.readings().is_empty());
+        fake::leads_for_long(&world);
         let readings = world.readings();
         assert_eq!(readings.len(), 1);
         assert_eq!(
@@ -368,6 +384,12 @@ pub(crate) mod fake {
         });
         function["spec"]["bundle"] = json!({"image": "a"});
         function
+    }
+
+    /// Makes a world's replica one that leads for long.
+    pub(crate) fn leads_for_long(world: &World) {
+        let since = Instant::now().checked_sub(WINDOW);
+        *world.led_since.lock().unwrap() = since;
     }
 
     /// A world that leads, with functions, pools and quotas.

@@ -166,6 +166,11 @@ fn values(world: &World, namespace: &str, name: &str, metric: &str) -> Response<
     if !world.is_leading() {
         return unavailable("this operator does not lead; ask again");
     }
+    if !world.has_heard_calls() {
+        return unavailable(
+            "this operator leads for some seconds only, and does not know yet what calls do; ask again",
+        );
+    }
     let functions = match name {
         "*" => {
             let mut all = world.stores.functions.state();
