@@ -20,6 +20,7 @@ mod status;
 mod stream;
 mod succession;
 mod tls;
+mod unreadable;
 mod verify;
 mod world;
 

@@ -1,9 +1,10 @@
 //! The wiring: caches, stream, controllers, lease, each started once and stopped together.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,6 +15,7 @@ use hearth_api::{MANAGER, POOL_LABEL, SOURCE_LABEL};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::Api;
+use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, controller, reflector, watcher};
@@ -33,6 +35,7 @@ use crate::objects::PoolSettings;
 use crate::pace::Pace;
 use crate::planning::Rounds;
 use crate::retry::Retries;
+use crate::unreadable::{self, Unreadable};
 use crate::world::{Stores, World, pool_name};
 use crate::{functions, metrics_api, planning, pools, stream, tls};
 
@@ -70,7 +73,8 @@ pub(crate) async fn run(
     };
     let (function_changed, function_changes) = mpsc::unbounded_channel();
     let (pool_changed, pool_changes) = mpsc::unbounded_channel();
-    let controllers = Controllers::new(&client);
+    let (unreadable, not_read) = mpsc::unbounded_channel();
+    let controllers = Controllers::new(&client, &function_changed, &pool_changed, unreadable);
     let rounds = Arc::new(Rounds::default());
     let stores = controllers.stores(&client, &function_changed, &pool_changed, &rounds, &stop);
     let world = Arc::new(World::new(stores, rounds, function_changed));
@@ -94,6 +98,13 @@ pub(crate) async fn run(
         metrics: metrics.clone(),
         settings,
     };
+    tokio::spawn(unreadable::tell(
+        not_read,
+        client.clone(),
+        world.clone(),
+        leads.clone(),
+        stop.clone(),
+    ));
     let own = controllers.filled.clone();
     let controllers = controllers.spawn(parts, function_changes, pool_changes, &leads, &stop);
     filled(&world, &own).await?;
@@ -158,11 +169,51 @@ struct Parts {
 }
 
 impl Controllers {
-    fn new(client: &Client) -> Self {
+    /// A changed function has its pool looked at, a changed pool its functions.
+    fn new(
+        client: &Client,
+        function_changed: &mpsc::UnboundedSender<ObjectRef<AgentFunction>>,
+        pool_changed: &mpsc::UnboundedSender<ObjectRef<AgentPool>>,
+        unreadable: mpsc::UnboundedSender<Unreadable>,
+    ) -> Self {
         let filled = [CancellationToken::new(), CancellationToken::new()];
+        let (pool_changed, pools) = (pool_changed.clone(), Mutex::new(HashMap::new()));
+        let on_function = move |function: &AgentFunction| {
+            let (uid, namespace) = (function.uid(), function.namespace().unwrap_or_default());
+            let pool = pool_name(function).to_owned();
+            let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = match function.metadata.deletion_timestamp {
+                Some(_) => pools.remove(&uid),
+                None => pools.insert(uid, pool.clone()),
+            };
+            // The pool that it left looks after pods that it needs no more.
+            let left = before.filter(|before| *before != pool);
+            for name in left.into_iter().chain([pool]) {
+                // The receivers live as long as the controllers; after that nothing is reconciled.
+                let _ = pool_changed.send(ObjectRef::new(&name).within(&namespace));
+            }
+        };
+        let functions = controller(
+            Api::all(client.clone()),
+            filled[0].clone(),
+            on_function,
+            unreadable.clone(),
+        );
+        let (function_changed, store) = (function_changed.clone(), functions.store());
+        let on_pool = move |pool: &AgentPool| {
+            let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+            for user in users(&store, &namespace, &name) {
+                let _ = function_changed.send(user);
+            }
+        };
         Self {
-            functions: controller(Api::all(client.clone()), filled[0].clone()),
-            pools: controller(Api::all(client.clone()), filled[1].clone()),
+            pools: controller(
+                Api::all(client.clone()),
+                filled[1].clone(),
+                on_pool,
+                unreadable,
+            ),
+            functions,
             filled,
         }
     }
@@ -180,7 +231,7 @@ impl Controllers {
         let ours = || {
             watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"))
         };
-        let (users, of_pod, function, pool) = (
+        let (all_users, of_pod, function, pool) = (
             functions.clone(),
             pool_changed.clone(),
             function_changed.clone(),
@@ -193,12 +244,8 @@ impl Controllers {
             };
             // The receivers live as long as the controllers; after that nothing is reconciled.
             let _ = of_pod.send(ObjectRef::new(name).within(&namespace));
-            for user in users
-                .state()
-                .iter()
-                .filter(|f| f.namespace().as_ref() == Some(&namespace) && pool_name(f) == name)
-            {
-                let _ = function.send(ObjectRef::from_obj(&**user));
+            for user in users(&all_users, &namespace, name) {
+                let _ = function.send(user);
             }
         };
         let all_pools = pools.clone();
@@ -298,28 +345,16 @@ impl Controllers {
             retries: Retries::default(),
             pace: Pace::default(),
         });
-        let by_pool = world.clone();
         let functions = self
             .functions
             .with_config(config.clone())
-            .watches(
-                Api::<AgentPool>::all(client.clone()),
-                watcher::Config::default(),
-                move |pool: AgentPool| {
-                    users(
-                        &by_pool,
-                        &pool.namespace().unwrap_or_default(),
-                        &pool.name_any(),
-                    )
-                },
-            )
             .reconcile_on(UnboundedReceiverStream::new(function_changes))
             .reconcile_all_on(WatchStream::from_changes(leads.clone()))
             .graceful_shutdown_on(stop.clone().cancelled_owned())
             .run(functions::reconcile, functions::on_error, context)
             .for_each(|_| future::ready(()));
         let context = Arc::new(pools::Context {
-            client: client.clone(),
+            client,
             world,
             settings,
             retries: Retries::default(),
@@ -328,16 +363,6 @@ impl Controllers {
         let pools = self
             .pools
             .with_config(config)
-            .watches(
-                Api::<AgentFunction>::all(client),
-                watcher::Config::default(),
-                |function: AgentFunction| {
-                    Some(
-                        ObjectRef::new(pool_name(&function))
-                            .within(&function.namespace().unwrap_or_default()),
-                    )
-                },
-            )
             .reconcile_on(UnboundedReceiverStream::new(pool_changes))
             .reconcile_all_on(WatchStream::from_changes(leads.clone()))
             .graceful_shutdown_on(stop.clone().cancelled_owned())
@@ -349,9 +374,15 @@ impl Controllers {
     }
 }
 
-/// A controller of one kind, whose cache holds no fields that nobody here reads. `filled` is cancelled when the cache is
-/// filled: the store's own `wait_until_ready` wakes only the last of its waiters, and the controller is one.
-fn controller<K>(api: Api<K>, filled: CancellationToken) -> Controller<K>
+/// A controller of one kind, whose cache holds no fields that nobody here reads, and no objects that cannot be read; those are
+/// told of. `changed` hears of an object after it is cached. `filled` is cancelled when the cache is filled: the store's own
+/// `wait_until_ready` wakes only the last of its waiters, and the controller is one.
+fn controller<K>(
+    api: Api<DeserializeGuard<K>>,
+    filled: CancellationToken,
+    changed: impl Fn(&K) + Send + Sync + 'static,
+    unreadable: mpsc::UnboundedSender<Unreadable>,
+) -> Controller<K>
 where
     K: kube::Resource<DynamicType = ()>
         + Clone
@@ -362,14 +393,23 @@ where
         + 'static,
 {
     let (store, writer) = reflector::store();
+    let known = store.clone();
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
+        .filter_map(move |event| {
+            let readable = event.map(|event| unreadable::without(event, &known, &unreadable));
+            future::ready(readable.transpose())
+        })
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
-        .inspect(move |event| {
-            if matches!(event, Ok(watcher::Event::InitDone)) {
-                filled.cancel();
-            }
+        .inspect(move |event| match event {
+            Ok(
+                watcher::Event::Apply(object)
+                | watcher::Event::Delete(object)
+                | watcher::Event::InitApply(object),
+            ) => changed(object),
+            Ok(watcher::Event::InitDone) => filled.cancel(),
+            Ok(watcher::Event::Init) | Err(_) => {}
         })
         .applied_objects();
     Controller::for_stream(stream, store)
@@ -436,8 +476,13 @@ async fn filled(world: &World, controllers: &[CancellationToken; 2]) -> Result<(
         .context("a watch ended")
 }
 
-fn users(world: &World, namespace: &str, pool: &str) -> Vec<ObjectRef<AgentFunction>> {
-    let functions = world.stores.functions.state();
+/// The functions that name a pool.
+fn users(
+    functions: &Store<AgentFunction>,
+    namespace: &str,
+    pool: &str,
+) -> Vec<ObjectRef<AgentFunction>> {
+    let functions = functions.state();
     let users = functions
         .iter()
         .filter(|f| f.namespace().as_deref() == Some(namespace) && pool_name(f) == pool);
