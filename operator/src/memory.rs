@@ -18,6 +18,8 @@ use crate::world::World;
 
 /// Time between two writes.
 const WRITES: Duration = Duration::from_secs(600);
+/// Time between two tries to read what is there.
+const READS: Duration = Duration::from_secs(10);
 /// Time between two looks at whether this replica leads.
 const LOOK: Duration = Duration::from_secs(1);
 /// ConfigMaps that functions are divided over. The chart names as many.
@@ -47,11 +49,19 @@ impl Memory {
             while !world.is_leading() {
                 tokio::time::sleep(LOOK).await;
             }
-            world.plans.remember(self.read().await);
-            // A replica that no longer leads ends.
+            loop {
+                world.plans.remember(self.read().await);
+                if self.there.len() as u64 == SHARDS {
+                    break;
+                }
+                // What is not read would be written over.
+                tokio::time::sleep(READS).await;
+            }
             loop {
                 tokio::time::sleep(WRITES).await;
-                self.write(world.plans.histories()).await;
+                if world.is_leading() {
+                    self.write(world.plans.histories()).await;
+                }
             }
         };
         tokio::select! {
@@ -60,12 +70,19 @@ impl Memory {
         }
     }
 
-    /// What is remembered, by UID. What cannot be read is forgotten: a forecast only adds to what calls need.
+    /// What is remembered, by UID, in ConfigMaps that were not read yet. Of one that does not decode nothing is: a forecast only
+    /// adds to what calls need.
     async fn read(&mut self) -> HashMap<String, History> {
-        let names: Vec<_> = (0..SHARDS).map(name).collect();
-        let read = future::join_all(names.iter().map(|name| self.configs.get_opt(name))).await;
+        let unread: Vec<_> = (0..SHARDS)
+            .filter(|shard| !self.there.contains_key(shard))
+            .collect();
+        let configs = &self.configs;
+        let read = unread
+            .iter()
+            .map(|shard| async { configs.get_opt(&name(*shard)).await });
+        let read = future::join_all(read).await;
         let mut histories = HashMap::new();
-        for (shard, config) in (0..).zip(read) {
+        for (shard, config) in unread.into_iter().zip(read) {
             let data = match config {
                 Ok(config) => config
                     .and_then(|config| config.binary_data)
@@ -139,7 +156,80 @@ fn shards(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// An API server that keeps what is applied to ConfigMaps, and fails where it shall.
+    #[derive(Clone, Default)]
+    struct Server {
+        maps: Arc<Mutex<HashMap<String, Value>>>,
+        failing: Arc<Mutex<Option<String>>>,
+    }
+
+    impl Server {
+        fn client(&self) -> Client {
+            let server = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let server = server.clone();
+                async move {
+                    let name = request.uri().path().rsplit('/').next().unwrap().to_owned();
+                    let is_write = request.method() == http::Method::PATCH;
+                    let body = request.into_body().collect().await?.to_bytes();
+                    let status = |code: u16| json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "by the test"});
+                    let (code, answer) = if server.failing.lock().unwrap().as_ref() == Some(&name) {
+                        (500, status(500))
+                    } else if is_write {
+                        let map: Value = serde_json::from_slice(&body)?;
+                        server.maps.lock().unwrap().insert(name, map.clone());
+                        (200, map)
+                    } else {
+                        let maps = server.maps.lock().unwrap();
+                        maps.get(&name)
+                            .map_or((404, status(404)), |map| (200, map.clone()))
+                    };
+                    let body = Body::from(answer.to_string().into_bytes());
+                    Ok::<_, tower::BoxError>(Response::builder().status(code).body(body)?)
+                }
+            });
+            Client::new(service, "default")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_one_leader_wrote_the_next_one_reads_and_a_failed_read_is_tried_again() {
+        let server = Server::default();
+        let mut history = History::default();
+        for minute in 0..3 {
+            history.observe(minute * 600, 7);
+        }
+        let encoded = history.encode();
+        let written = (0..64).map(|index| (format!("uid-{index}"), encoded.clone()));
+        let mut first = Memory::new(server.client(), "n");
+        assert!(first.read().await.is_empty());
+        first.write(written).await;
+
+        let mut second = Memory::new(server.client(), "n");
+        *server.failing.lock().unwrap() = Some(name(3));
+        let read = second.read().await;
+        assert!(read.len() < 64 && second.there.len() as u64 == SHARDS - 1);
+        *server.failing.lock().unwrap() = None;
+        let rest = second.read().await;
+        assert_eq!(
+            (read.len() + rest.len(), second.there.len() as u64),
+            (64, SHARDS)
+        );
+        assert!(
+            read.values()
+                .chain(rest.values())
+                .all(|read| read.encode() == encoded)
+        );
+    }
 
     #[test]
     fn what_does_not_fit_is_left_out() {
