@@ -11,7 +11,7 @@ use hearth_api::v1alpha1::{
 use hearth_api::{DEFAULT_POOL, FINALIZER, MANAGER, condition, convert};
 use hearth_contract::proto;
 use hearth_planner::Short;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -181,6 +181,10 @@ fn silent(function: &AgentFunction, seen: &Seen, context: &Context) -> Vec<PodIn
     let Some(slice) = world.stores.slices.get(&key) else {
         return Vec::new();
     };
+    let uid = function.uid().unwrap_or_default();
+    let group = world.plans.serving(&uid);
+    // Those of a pool that the function has left say nothing of it any more.
+    let is_its = |pod: &Pod| group.is_none() || objects::group_of(pod) == group;
     let spoke = |uid: &str| {
         seen.hosts
             .iter()
@@ -197,7 +201,8 @@ fn silent(function: &AgentFunction, seen: &Seen, context: &Context) -> Vec<PodIn
                 .stores
                 .pods
                 .get(&ObjectRef::new(name).within(&namespace))?;
-            let stays = pod.uid().as_deref() == Some(uid) && objects::is_ready(&pod);
+            let stays =
+                pod.uid().as_deref() == Some(uid) && objects::is_ready(&pod) && is_its(&pod);
             (stays && !spoke(uid)).then(|| PodInfo::of(&pod)).flatten()
         })
         .collect()
@@ -212,6 +217,11 @@ fn look(function: &AgentFunction, context: &Context) -> Seen {
     let uid = function.uid().unwrap_or_default();
     let pool = world.pool_of(function);
     let name = world::pool_name(function);
+    let mut hosts = world.hosts(&uid);
+    if let Some(group) = world.plans.serving(&uid) {
+        // On its way from one pool to another it is in both.
+        hosts.retain(|host| host.pod.group == group);
+    }
     Seen {
         generation: function.metadata.generation.unwrap_or_default(),
         replicas: world
@@ -225,7 +235,7 @@ fn look(function: &AgentFunction, context: &Context) -> Seen {
         service_conflict: false,
         without_port: world.plans.port(&uid) == Some(None),
         is_pinned: world::pinned(function).is_some(),
-        hosts: world.hosts(&uid),
+        hosts,
     }
 }
 

@@ -22,13 +22,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Brought, Cost, GroupKey, Told};
+use crate::fleet::{Brought, Cost, GroupKey, Host, Told};
 use crate::meter::Tick;
 use crate::scaling::{Decision, Scaling};
 use crate::world::{self, World};
 
 /// Time between two looks at what calls do, and between rounds that nobody asked for.
 const TICK: Duration = Duration::from_secs(1);
+/// How long a function is in the group that it left after the other one answers: nodes learn of its endpoints meanwhile.
+const LEAVING: Duration = Duration::from_secs(5);
 /// Linear memory that an instance is taken to need until one was made, in bytes.
 const UNKNOWN_BYTES: u64 = 1 << 20;
 
@@ -142,6 +144,18 @@ struct Planned {
     /// UID of a pod and its target, above zero, by UID.
     targets: Vec<(String, u32)>,
     short: Option<Short>,
+    /// Where it was, while it is there still.
+    before: Option<Before>,
+}
+
+/// The group that a function leaves for another: another pool, or pods of its own. Pods of it answer until those of the other
+/// do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Before {
+    group: GroupKey,
+    port: Option<u16>,
+    /// When pods of the other group were first seen to answer.
+    answered: Option<Instant>,
 }
 
 /// A number as it was found.
@@ -172,11 +186,19 @@ struct MadeFrom {
 
 /// What is planned of all functions, by UID.
 #[derive(Default)]
-pub(crate) struct Plans(Mutex<HashMap<String, Planned>>);
+pub(crate) struct Plans {
+    all: Mutex<HashMap<String, Planned>>,
+    /// What each namespace was planned from, where nothing is left to be done.
+    done: Mutex<HashMap<String, Namespace>>,
+}
 
 impl Plans {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Planned>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn done(&self) -> MutexGuard<'_, HashMap<String, Namespace>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes up what was needed on earlier days. Functions that are not there are forgotten by the next round.
@@ -201,7 +223,15 @@ impl Plans {
     pub(crate) fn port(&self, uid: &str) -> Option<Option<u16>> {
         let plans = self.lock();
         let planned = plans.get(uid)?;
-        planned.made_from.as_ref().map(|_| planned.port)
+        let (_, port) = serving(planned)?;
+        Some(port)
+    }
+
+    /// The group whose pods answer a function's callers, once it was planned.
+    pub(crate) fn serving(&self, uid: &str) -> Option<GroupKey> {
+        let plans = self.lock();
+        let (group, _) = serving(plans.get(uid)?)?;
+        Some(group.clone())
     }
 
     /// Warm instances wanted of a function, once it was planned, and what that was found from where something scales.
@@ -233,6 +263,16 @@ impl Plans {
         let wanted = Some(made_from(function, group, source));
         planned.is_some_and(|planned| planned.made_from == wanted)
     }
+}
+
+/// Whose pods answer, and at which port: the group that it is in, or the one before it as long as nobody answers there.
+fn serving(planned: &Planned) -> Option<(&GroupKey, Option<u16>)> {
+    let made_from = planned.made_from.as_ref()?;
+    let before = planned.before.as_ref();
+    Some(match before.filter(|before| before.answered.is_none()) {
+        Some(before) => (&before.group, before.port),
+        None => (&made_from.group, planned.port),
+    })
 }
 
 fn made_from(function: &AgentFunction, group: &GroupKey, source: Option<String>) -> MadeFrom {
@@ -271,15 +311,37 @@ fn round(world: &World, now: Timestamp) -> bool {
     let assembling: BTreeSet<_> = assembling.map(|group| group.namespace.clone()).collect();
     groups.retain(|group, _| !assembling.contains(&group.namespace));
     let mut touched = Vec::new();
+    // Namespaces that may need another plan although their numbers are the same.
+    let mut restless: BTreeSet<&str> = changed.iter().map(|key| &*key.namespace).collect();
     for (key, members) in &groups {
         let came_or_went = changed.contains(key);
-        let moved = renew(world, &mut plans, key, members);
+        let renewed = renew(world, &mut plans, key, members);
+        if renewed.is_any {
+            restless.insert(&key.namespace);
+        }
         let sized = size(&mut plans, members, &costs, now);
         let all = members.functions.iter();
-        let is_other = |uid: &String| came_or_went || moved.contains(uid) || sized.contains(uid);
+        let is_other =
+            |uid: &String| came_or_went || renewed.moved.contains(uid) || sized.contains(uid);
         touched.extend(all.filter(|(uid, _)| is_other(uid)));
     }
+    let (mut kept, left) = leave(world, &mut plans);
     let mut is_moving = !assembling.is_empty();
+    for (key, members) in &groups {
+        for (uid, function) in &members.functions {
+            let is_leaving = plans[uid].before.is_some();
+            is_moving |= is_leaving;
+            if left.contains(uid) {
+                touched.push((uid, function));
+            }
+            if is_leaving || left.contains(uid) {
+                restless.insert(&key.namespace);
+            }
+        }
+    }
+    let mut done = world.plans.done();
+    let namespaces: BTreeSet<_> = groups.keys().map(|key| &key.namespace).collect();
+    done.retain(|namespace, _| namespaces.contains(namespace));
     let mut groups = groups.iter().peekable();
     while let Some(&(first, _)) = groups.peek() {
         let namespace = &first.namespace;
@@ -292,12 +354,26 @@ fn round(world: &World, now: Timestamp) -> bool {
                 .map(|(_, members)| group(members, &plans, &costs))
                 .collect(),
         };
+        // A plan that is carried out is the plan again.
+        if !restless.contains(&**namespace) && done.get(namespace) == Some(&observed) {
+            continue;
+        }
         let plan = hearth_planner::plan(&observed);
         is_moving |= plan.moves > 0;
+        let held = observed.groups.iter().flat_map(|group| &group.functions);
+        let planned = plan.groups.iter().flatten();
+        let is_done = held
+            .zip(planned)
+            .all(|(held, planned)| held.held == planned.targets);
         for ((_, members), placements) in of_it.into_iter().zip(plan.groups) {
-            touched.extend(apply(world, &mut plans, members, placements));
+            touched.extend(apply(world, &mut plans, members, placements, &mut kept));
+        }
+        match is_done {
+            true => drop(done.insert(namespace.clone(), observed)),
+            false => drop(done.remove(namespace)),
         }
     }
+    drop(done);
     drop(plans);
     for (_, function) in touched {
         world.touch(
@@ -356,13 +432,21 @@ fn quotas(world: &World) -> BTreeMap<String, u64> {
     quotas
 }
 
-/// Takes up what the objects of a group say now. Returns those that have another port than before.
+/// Functions whose objects say something else than before.
+#[derive(Default)]
+struct Renewed<'a> {
+    is_any: bool,
+    /// Those that have another port.
+    moved: BTreeSet<&'a String>,
+}
+
+/// Takes up what the objects of a group say now.
 fn renew<'a>(
     world: &World,
     plans: &mut HashMap<String, Planned>,
     key: &GroupKey,
     members: &'a Members,
-) -> BTreeSet<&'a String> {
+) -> Renewed<'a> {
     let recorded = |function: &AgentFunction| {
         let status = function.status.as_ref();
         status.and_then(|status| u16::try_from(status.port?).ok())
@@ -380,7 +464,7 @@ fn renew<'a>(
             stays: function.metadata.deletion_timestamp.is_none(),
         });
     let ports = ports::assign(&claims.collect::<Vec<_>>(), FUNCTION_PORTS);
-    let mut moved = BTreeSet::new();
+    let mut renewed = Renewed::default();
     for (uid, function) in &members.functions {
         let source = world.source(function).ok().flatten();
         let version = source.as_deref().map(world::source_version);
@@ -390,8 +474,19 @@ fn renew<'a>(
         if planned.made_from.as_ref() == Some(&made_from) && planned.port == port {
             continue;
         }
+        renewed.is_any = true;
+        let is_elsewhere = |before: &&MadeFrom| before.group != *key;
+        if let Some(before) = planned.made_from.as_ref().filter(is_elsewhere)
+            && serving(planned).is_some_and(|(group, _)| *group == before.group)
+        {
+            planned.before = Some(Before {
+                group: before.group.clone(),
+                port: planned.port,
+                answered: None,
+            });
+        }
         if planned.port != port || planned.made_from.is_none() {
-            moved.insert(uid);
+            renewed.moved.insert(uid);
         }
         let stays = !made_from.is_leaving;
         let scaling = Scaling::of(&function.spec);
@@ -403,7 +498,7 @@ fn renew<'a>(
         (planned.wanted, planned.found) = (convert::replicas(&function.spec), None);
         (planned.port, planned.made_from) = (port, Some(made_from));
     }
-    moved
+    renewed
 }
 
 /// Takes over what a pod that came was told earlier, maybe by the leader before this one: what it holds stays where it is, and
@@ -532,12 +627,52 @@ fn group(
     }
 }
 
+/// What pods keep of functions that leave them, by UID of pod and function.
+type Kept = HashMap<String, Vec<(String, Told)>>;
+
+/// Looks after functions that go from one group to another. Returns what pods of the former keep, and functions whose callers
+/// are answered by others than before.
+fn leave(world: &World, plans: &mut HashMap<String, Planned>) -> (Kept, BTreeSet<String>) {
+    let (mut kept, mut touched) = (Kept::new(), BTreeSet::new());
+    for (uid, planned) in plans {
+        let (Some(before), Some(made_from)) = (&mut planned.before, &planned.made_from) else {
+            continue;
+        };
+        let hosts = world.fleet.hosts_of(uid);
+        let answers = |host: &&Host| host.report.as_ref().is_some_and(|report| report.answers);
+        let is_there = |host: &Host| host.pod.group == made_from.group;
+        if before.answered.is_none() && hosts.iter().filter(answers).any(is_there) {
+            before.answered = Some(Instant::now());
+            touched.insert(uid.clone());
+        }
+        let group = before.group.clone();
+        let mut stay = hosts
+            .iter()
+            .filter(|host| host.pod.group == group)
+            .peekable();
+        let is_over = before.answered.is_some_and(|at| at.elapsed() >= LEAVING);
+        if made_from.is_leaving || is_over || stay.peek().is_none() {
+            planned.before = None;
+            touched.insert(uid.clone());
+            continue;
+        }
+        for host in stay {
+            if let Some(told) = world.fleet.told(&host.pod.uid, uid) {
+                let pod = kept.entry(host.pod.uid.clone()).or_default();
+                pod.push((uid.clone(), told));
+            }
+        }
+    }
+    (kept, touched)
+}
+
 /// Keeps a group's plan and tells its pods. Returns the functions of which fewer or more are missing than before.
 fn apply<'a>(
     world: &World,
     plans: &mut HashMap<String, Planned>,
     members: &'a Members,
     placements: Vec<Placement>,
+    kept: &mut Kept,
 ) -> Vec<(&'a String, &'a Arc<AgentFunction>)> {
     let mut wanted: Vec<Vec<(&str, Told)>> = vec![Vec::new(); members.pods.len()];
     let mut touched = Vec::new();
@@ -564,7 +699,9 @@ fn apply<'a>(
         let targets = targets.map(|(pod, target)| (members.pods[*pod].clone(), *target));
         planned.targets = targets.collect();
     }
-    for (pod, wanted) in members.pods.iter().zip(wanted) {
+    for (pod, mut wanted) in members.pods.iter().zip(wanted) {
+        let kept = kept.remove(pod).unwrap_or_default();
+        wanted.extend(kept.iter().map(|(uid, told)| (uid.as_str(), told.clone())));
         if let Some((serial, report)) = world.fleet.tell(pod, &wanted) {
             world.report(pod, serial, report);
         }
@@ -651,8 +788,64 @@ mod tests {
         world.disconnect("two", serial);
         assert!(!round(&world, now()));
         assert_eq!(told(&mut one)["a"].0, 4);
-        // Nothing changed: nobody is told anything.
+        // Nothing changed: nobody is told anything, nor is it planned again, until somebody comes.
         assert!(!round(&world, now()) && told(&mut one).is_empty());
+        assert!(world.plans.done().contains_key("n"));
+        let (_, mut three) = connected(&world, "three");
+        while round(&world, now()) {}
+        assert_eq!(told(&mut three)["a"].0, 2);
+    }
+
+    #[test]
+    fn a_function_stays_where_it_was_until_it_is_answered_where_it_goes() {
+        let world = fake::world(&[fake::function("a", json!({}))], &[], &[]);
+        let answers = proto::FunctionReport {
+            r#ref: Some(proto::FunctionRef {
+                uid: "uid-a".to_owned(),
+                namespace: "n".to_owned(),
+                name: "a".to_owned(),
+            }),
+            answers: true,
+            ..proto::FunctionReport::default()
+        };
+        let report = || proto::Report {
+            functions: vec![answers.clone()],
+            ..proto::Report::default()
+        };
+        // The old group has told its pod of it, and callers are answered there.
+        let (here, mut new) = connected(&world, "here");
+        round(&world, now());
+        assert!(told(&mut new).contains_key("a"));
+        let mut info = fake::pod("there");
+        info.group.pool = "former".to_owned();
+        let former = info.group.clone();
+        let (sender, mut old) = Fleet::outbox();
+        let there = world.connect(info, sender, None);
+        let placed = world.plans.lock()["uid-a"].placed.clone().unwrap();
+        let before = Told { placed, target: 1 };
+        world.fleet.tell("there", &[("uid-a", before)]);
+        world.report("there", there, report());
+        assert!(told(&mut old).contains_key("a"));
+        let plan = |change: fn(&mut Planned, &GroupKey)| {
+            change(world.plans.lock().get_mut("uid-a").unwrap(), &former);
+            round(&world, now())
+        };
+
+        let is_going = plan(|planned, former| {
+            planned.made_from.as_mut().unwrap().group = former.clone();
+        });
+        assert!(is_going && old.try_recv().is_err(), "it is told to let go");
+        assert_eq!(world.plans.serving("uid-a").as_ref(), Some(&former));
+        // It is answered, and nodes learn of that.
+        world.report("here", here, report());
+        assert!(plan(|_, _| {}) && old.try_recv().is_err());
+        assert_eq!(world.plans.serving("uid-a"), Some(fake::pod("x").group));
+        let is_going = plan(|planned, _| {
+            let before = planned.before.as_mut().unwrap();
+            before.answered = Instant::now().checked_sub(LEAVING);
+        });
+        assert!(!is_going);
+        assert_eq!(old.try_recv().unwrap().remove, ["uid-a"]);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! A pod that is made of something else than before is made beside the one that is there, which goes when the new one answers
 //! whom it answers: an upgrade or a changed AgentPool fails no call. Where a node has no room for both, one node after the
-//! other goes without.
+//! other goes without. A pod that is wanted nowhere any more, because the pool has other nodes now, goes when those answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::GroupKey;
 
@@ -29,7 +29,7 @@ pub(crate) struct There {
     /// It runs, and had no time yet to connect to this operator.
     pub(crate) is_unknown: bool,
     /// Functions whose callers it answers; nothing while it is not connected.
-    pub(crate) answers: Option<std::collections::BTreeSet<String>>,
+    pub(crate) answers: Option<BTreeSet<String>>,
 }
 
 /// What is to be done.
@@ -48,11 +48,30 @@ pub(crate) fn steps<'a>(slots: impl IntoIterator<Item = &'a Slot>, there: &[Ther
     let mut steps = Steps::default();
     let mut by_slot: BTreeMap<&Slot, Vec<&There>> =
         slots.into_iter().map(|slot| (slot, Vec::new())).collect();
+    let mut unwanted = Vec::new();
     for pod in there {
         match pod.slot.as_ref().and_then(|slot| by_slot.get_mut(slot)) {
-            Some(pods) if !pod.is_ended => pods.push(pod),
-            None if pod.stays && !pod.is_ended => {}
-            Some(_) | None => steps.delete.push(pod.name.clone()),
+            _ if pod.is_ended => steps.delete.push(pod.name.clone()),
+            Some(pods) => pods.push(pod),
+            None if pod.stays => {}
+            None => unwanted.push(pod),
+        }
+    }
+    let answered: BTreeSet<_> = by_slot
+        .values()
+        .flatten()
+        .filter_map(|pod| pod.answers.as_ref())
+        .flatten()
+        .collect();
+    for pod in unwanted {
+        let goes = match (&pod.slot, &pod.answers) {
+            (Some(_), Some(answers)) => answers.iter().all(|function| answered.contains(function)),
+            (Some(_), None) => !pod.is_unknown,
+            (None, _) => true,
+        };
+        match goes {
+            true => steps.delete.push(pod.name.clone()),
+            false => steps.is_waiting = true,
         }
     }
     let is_without = |pods: &[&There]| pods.iter().all(|pod| pod.answers.is_none());
@@ -184,14 +203,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nowhere_wanted_goes_unless_it_stays() {
+    fn what_is_nowhere_wanted_goes_when_others_answer_unless_it_stays() {
         let both = || {
             [
                 pod("a", "one", true, Some(&[])),
-                pod("b", "two", true, Some(&[])),
+                pod("b", "two", true, Some(&["f"])),
             ]
         };
         let lost = pod("c", "three", true, Some(&["f"]));
+        // Its functions are answered nowhere else yet, or not all of them.
+        let new = [
+            pod("a", "one", true, None),
+            pod("b", "two", true, Some(&["g"])),
+        ];
+        check(
+            &[&new[..], std::slice::from_ref(&lost)].concat(),
+            &[],
+            &[],
+            true,
+        );
+        let silent = There {
+            answers: None,
+            ..lost.clone()
+        };
+        check(
+            &[&new[..], std::slice::from_ref(&silent)].concat(),
+            &["c"],
+            &[],
+            false,
+        );
+        let unknown = There {
+            is_unknown: true,
+            ..silent
+        };
+        check(&[&new[..], &[unknown]].concat(), &[], &[], true);
         let stays = There {
             stays: true,
             ..lost.clone()
@@ -214,7 +259,7 @@ mod tests {
             ),
         ) {
             let slots: Vec<_> = (0..4).map(|node| slot(&node.to_string())).collect();
-            let mut current = std::collections::BTreeSet::new();
+            let mut current = BTreeSet::new();
             let there: Vec<_> = pods.into_iter().enumerate().map(|(index, (node, is_current, is_ended, is_stuck, answers))| There {
                 // One name for one template.
                 is_current: is_current && current.insert(node),
@@ -226,7 +271,7 @@ mod tests {
             let steps = steps(&slots, &there);
             let served = |slot: &Slot, pods: &[There]| {
                 let of = pods.iter().filter(|pod| pod.slot.as_ref() == Some(slot));
-                of.filter_map(|pod| pod.answers.clone()).flatten().collect::<std::collections::BTreeSet<_>>()
+                of.filter_map(|pod| pod.answers.clone()).flatten().collect::<BTreeSet<_>>()
             };
             let left: Vec<_> = there.iter().filter(|pod| !steps.delete.contains(&pod.name)).cloned().collect();
             let lost = slots.iter().filter(|slot| served(slot, &there) != served(slot, &left)).count();
