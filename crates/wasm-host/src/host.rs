@@ -435,7 +435,8 @@ impl Host {
         entry.stop.cancel();
         function.retire();
         // The function's deadline ends its calls, and with them their connections; a long one is not waited for.
-        let bound = REMOVAL.min(function.spec.limits.deadline + Duration::from_secs(1));
+        let bound = function.spec.limits.deadline + serve::LAST_CALL + Duration::from_secs(1);
+        let bound = REMOVAL.min(bound);
         if tokio::time::timeout(bound, entry.server).await.is_err() {
             tracing::warn!(function = %function.spec.key, "connections outlived the function's deadline");
         }

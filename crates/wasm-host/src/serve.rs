@@ -8,7 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -29,6 +30,9 @@ use crate::metrics::Metrics;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Why a connection that was idle from the start was ended.
 const UNUSED: &str = "it brought no request";
+/// How long a connection that is kept is open after its function stopped: a request that comes meanwhile, maybe sent already, is
+/// answered as the last one. Ended at once, it would fail.
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a caller may read nothing of an answer.
 const STALL: Duration = Duration::from_secs(30);
 /// A caller that keeps an HTTP/2 connection open is asked so often whether it is still there, and has as long to say so.
@@ -120,9 +124,22 @@ async fn connection(
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STALL));
     let is_used = AtomicBool::new(false);
+    let is_last = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request: Request<Incoming>| {
         is_used.store(true, Ordering::Relaxed);
-        call::handle(now(&current), request)
+        let is_kept = request.version() == Version::HTTP_11;
+        let (answer, is_last) = (call::handle(now(&current), request), is_last.clone());
+        async move {
+            let mut answer = answer.await;
+            if let Ok(answer) = &mut answer
+                && is_kept
+                && is_last.load(Ordering::Relaxed)
+            {
+                let headers = answer.headers_mut();
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
     });
     let builder = builder();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
@@ -132,7 +149,12 @@ async fn connection(
         biased;
         ended = connection.as_mut() => return ended,
         () = unused.as_mut() => return Err(UNUSED.into()),
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stop.cancelled() => is_last.store(true, Ordering::Relaxed),
+    }
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = unused.as_mut() => return Err(UNUSED.into()),
+        () = tokio::time::sleep(LAST_CALL) => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         ended = connection => ended,

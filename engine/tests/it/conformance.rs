@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_contract::Reuse;
+use hearth_contract::proto::{self, to_engine};
 use hearth_test_guests::Guest;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
@@ -314,6 +315,47 @@ async fn a_connection_is_kept_for_the_next_request() {
     engine
         .report("kept", |report| ended(report, "answered") == 3)
         .await;
+    engine.end().await;
+}
+
+/// A request may be on its way when its function stops.
+#[tokio::test]
+async fn a_connection_that_is_kept_has_a_last_answer_when_its_function_stops() {
+    let engine = Engine::start().await;
+    let address = engine.place(Guest::Conform, patient("last")).await;
+    let mut kept = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /exact HTTP/1.1\r\nhost: a\r\n\r\n";
+    kept.write_all(request).await.unwrap();
+    let mut first = String::new();
+    while !first.ends_with("abcde") {
+        let mut part = [0; 512];
+        let length = kept.read(&mut part).await.unwrap();
+        assert!(length > 0, "{first}");
+        first.push_str(&String::from_utf8_lossy(&part[..length]));
+    }
+    assert!(!first.contains("connection: close"), "{first}");
+    let drain = to_engine::Message::Drain(proto::Drain {
+        deadline_ms: 10_000,
+    });
+    engine.send(drain, &[]).await;
+    // Nobody else comes in any more.
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(tokio::time::Instant::now() < until, "it accepts");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    kept.write_all(request).await.unwrap();
+    let mut last = String::new();
+    let reading = kept.read_to_string(&mut last);
+    tokio::time::timeout(DEADLINE, reading)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(last.starts_with("HTTP/1.1 200"), "{last}");
+    assert!(
+        last.contains("connection: close") && last.ends_with("abcde"),
+        "{last}"
+    );
     engine.end().await;
 }
 
