@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hearth_cluster::layout::{PROGRAMS_VARIABLE, SUPERVISOR_VARIABLE};
-use hearth_cluster::tools::Containerd;
+use hearth_cluster::tools::{Containerd, Keda};
 use hearth_cluster::{Cluster, Layout, Part, Steps};
 use serde_json::Value;
 
@@ -87,6 +87,9 @@ pub(crate) struct E2e {
     /// Run them on a cluster with this containerd, 2, 2.3, 2.2 or 1.7, which is started first
     #[arg(long)]
     containerd: Option<Containerd>,
+    /// Build KEDA, for the case that needs it: a quarter of an hour the first time
+    #[arg(long)]
+    keda: bool,
     /// Words for the test runner: a filter, `--list`, `--nocapture`, …
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
@@ -100,6 +103,9 @@ impl E2e {
             Some(containerd) => up::up(1, containerd, Some(&build), &Steps::default())?,
             None => Cluster::open()?,
         };
+        if self.keda {
+            Keda::build(cluster.layout(), &Steps::default())?;
+        }
         // Programs that tests start or put into images.
         build.programs()?;
         python::install(cluster.layout().repository())?;

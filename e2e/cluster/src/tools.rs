@@ -61,7 +61,8 @@ impl Containerd {
 
     /// Where its programs are.
     pub(crate) fn folder(self, layout: &Layout) -> PathBuf {
-        folder(layout, self.module().unwrap_or_default())
+        let module = self.module();
+        module.map_or_else(|| layout.tools(), |module| folder(layout, module))
     }
 }
 
@@ -97,41 +98,85 @@ fn modules(containerd: Containerd) -> impl Iterator<Item = &'static str> {
     MODULES.into_iter().chain(containerd.module())
 }
 
-/// Where a module's programs go: those of another containerd have names that are taken.
+/// Where a module's programs go: those of another containerd, and KEDA's, have names that are taken.
 fn folder(layout: &Layout, module: &str) -> PathBuf {
-    match module.starts_with("containerd") {
-        true => layout.tools().with_file_name(module),
-        false => layout.tools(),
+    match MODULES.contains(&module) {
+        true => layout.tools(),
+        false => layout.tools().with_file_name(module),
     }
 }
 
 /// Builds what is not built yet.
 pub fn build(layout: &Layout, containerd: Containerd, steps: &Steps) -> Result<()> {
-    for name in modules(containerd) {
-        let module = read(layout, name)?;
-        let folder = folder(layout, name);
-        let stamp_file = layout.tools().with_file_name(format!("{name}.stamp"));
-        let is_current = fs::read_to_string(&stamp_file).is_ok_and(|stamp| stamp == module.stamp)
-            && module
-                .targets
-                .iter()
-                .all(|target| folder.join(&target.program).is_file());
-        if is_current {
-            continue;
-        }
-        let programs: Vec<&str> = module
+    modules(containerd).try_for_each(|name| build_module(layout, name, steps))
+}
+
+fn build_module(layout: &Layout, name: &str, steps: &Steps) -> Result<()> {
+    let module = read(layout, name)?;
+    let folder = folder(layout, name);
+    let stamp_file = layout.tools().with_file_name(format!("{name}.stamp"));
+    let is_current = fs::read_to_string(&stamp_file).is_ok_and(|stamp| stamp == module.stamp)
+        && module
             .targets
             .iter()
-            .map(|target| target.program.as_str())
-            .collect();
-        steps.step(format!(
-            "build {} (Go; minutes the first time)",
-            programs.join(", ")
-        ));
-        go_build(&module, &folder)?;
-        write_atomically(&stamp_file, module.stamp.as_bytes())?;
+            .all(|target| folder.join(&target.program).is_file());
+    if is_current {
+        return Ok(());
     }
-    Ok(())
+    let programs: Vec<&str> = module
+        .targets
+        .iter()
+        .map(|target| target.program.as_str())
+        .collect();
+    steps.step(format!(
+        "build {} (Go; minutes the first time)",
+        programs.join(", ")
+    ));
+    go_build(&module, &folder)?;
+    write_atomically(&stamp_file, module.stamp.as_bytes())
+}
+
+/// The module of KEDA, which one case needs.
+const KEDA: &str = "keda";
+
+/// KEDA, built from its module.
+#[derive(Debug)]
+pub struct Keda {
+    /// Its operator.
+    pub operator: PathBuf,
+    /// What serves external metrics.
+    pub adapter: PathBuf,
+    /// Its own manifests, as its releases are made of them.
+    pub manifests: PathBuf,
+}
+
+impl Keda {
+    /// Builds it, which takes a quarter of an hour the first time.
+    pub fn build(layout: &Layout, steps: &Steps) -> Result<()> {
+        build_module(layout, KEDA, steps)
+    }
+
+    /// What was built; nothing where it was not.
+    pub fn find(layout: &Layout) -> Result<Option<Self>> {
+        let folder = folder(layout, KEDA);
+        let [operator, adapter] = ["operator", "adapter"].map(|program| folder.join(program));
+        if !operator.is_file() || !adapter.is_file() {
+            return Ok(None);
+        }
+        let output = Command::new("go")
+            .args(["list", "-mod=readonly", "-m", "-f={{.Dir}}"])
+            .arg("github.com/kedacore/keda/v2")
+            .current_dir(layout.repository().join("tools").join(KEDA))
+            .output()
+            .context("run `go`: is it on PATH?")?;
+        ensure!(output.status.success(), "go list: {output:?}");
+        let directory = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        Ok(Some(Self {
+            operator,
+            adapter,
+            manifests: Path::new(&directory).join("config"),
+        }))
+    }
 }
 
 /// A digest of everything that the programs are built from.

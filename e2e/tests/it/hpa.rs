@@ -1,8 +1,12 @@
 //! Kubernetes' own HorizontalPodAutoscaler on metrics that the operator serves.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use hearth_cluster::image::Image;
+use hearth_cluster::tools::Keda;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 
@@ -154,5 +158,111 @@ pub(crate) async fn scaling_of_its_own_follows_calls(cx: &Cx) -> Result<()> {
     );
     callers.end().await?;
     ensure!(wanted(1, 1).await?.as_deref() == Some("Replicas"));
+    Ok(())
+}
+
+/// For a cluster that KEDA was built for.
+pub(crate) async fn keda_follows_what_the_operator_tells(cx: &Cx) -> Result<()> {
+    let keda = Keda::find(cx.cluster.layout())?;
+    let keda = keda.context("there is no KEDA: `cargo xtask e2e --keda keda` builds it")?;
+    let folder = std::env::temp_dir().join(&cx.namespace);
+    let outcome = scaled_by_keda(cx, &keda, &folder).await;
+    // After a failure too: it serves an API of the cluster.
+    let removed = match folder.join("kustomization.yaml").is_file() {
+        true => {
+            // It has to let go of its objects first.
+            cx.kubectl(&["delete", "scaledobject", "--all", "--timeout=60s"])?;
+            let folder = folder.to_string_lossy();
+            cx.cluster
+                .kubectl(&["delete", "--kustomize", &folder, "--timeout=90s"])
+                .map(drop)
+        }
+        false => Ok(()),
+    };
+    std::fs::remove_dir_all(&folder)?;
+    outcome.and(removed)
+}
+
+async fn scaled_by_keda(cx: &Cx, keda: &Keda, folder: &Path) -> Result<()> {
+    install(cx, keda, folder)?;
+    let image = mischief(cx)?;
+    let spec = "  replicas: 1\n  limits: {deadlineMilliseconds: 2000}";
+    cx.ready_function(NAME, &image, spec).await?;
+    cx.apply(&scaled_object(cx)?)?;
+    is_scaled_to(cx, 0).await?;
+    let callers = Callers::start(&cx.route(NAME).await?, CALLERS);
+    // One for two calls that run, as the page says.
+    is_scaled_to(cx, CALLERS / 2).await?;
+    callers.end().await?;
+    is_scaled_to(cx, 0).await
+}
+
+/// The example of docs/scaling.md for the function of this group, in less of a hurry to wait.
+fn scaled_object(cx: &Cx) -> Result<String> {
+    let page = cx.cluster.layout().repository().join("docs/scaling.md");
+    let page = std::fs::read_to_string(page)?;
+    let mut examples = page.split("```yaml\n").skip(1);
+    let example = examples.find(|example| example.contains("kind: ScaledObject"));
+    let example = example.and_then(|example| example.split("```").next());
+    let example = example.context("docs/scaling.md has a ScaledObject")?;
+    let example = example
+        .replace(
+            "namespace=\"shop\"",
+            &format!("namespace=\"{}\"", cx.namespace),
+        )
+        .replace("function=\"hello\"", &format!("function=\"{NAME}\""))
+        .replace("name: hello", &format!("name: {NAME}"));
+    Ok(example.replace(
+        "  minReplicaCount: 0\n",
+        "  minReplicaCount: 0\n  pollingInterval: 2\n  cooldownPeriod: 5\n",
+    ))
+}
+
+/// Installs KEDA from its own manifests, with images of what was built.
+fn install(cx: &Cx, keda: &Keda, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let copied = Command::new("cp")
+        .args(["--recursive", "--no-preserve=mode"])
+        .args([&keda.manifests, &folder.join("config")])
+        .status()?;
+    ensure!(copied.success(), "copy {}", keda.manifests.display());
+    let image = |program: &str, source: &Path| -> Result<String> {
+        let image = Image::new().program(program, source)?.user("1000");
+        let name = source.file_name().context("a program has a name")?;
+        cx.cluster
+            .push_image(&format!("keda/{}:1", name.to_string_lossy()), &image)
+    };
+    let operator = image("/keda", &keda.operator)?;
+    let adapter = image("/keda-adapter", &keda.adapter)?;
+    // Without its webhooks, which only look at what users write.
+    let text = format!(
+        "resources: [config/minimal]
+patches:
+  - target: {{kind: Deployment, name: keda-operator}}
+    patch: |-
+      - {{op: replace, path: /spec/template/spec/containers/0/image, value: \"{operator}\"}}
+      - {{op: add, path: /spec/template/spec/containers/0/args/-, value: --enable-webhook-patching=false}}
+  - target: {{kind: Deployment, name: keda-metrics-apiserver}}
+    patch: |-
+      - {{op: replace, path: /spec/template/spec/containers/0/image, value: \"{adapter}\"}}
+"
+    );
+    std::fs::write(folder.join("kustomization.yaml"), text)?;
+    let all = folder.to_string_lossy();
+    cx.cluster
+        .kubectl(&["apply", "--server-side", "--kustomize", &all])?;
+    for deployment in [
+        "deployment/keda-operator",
+        "deployment/keda-metrics-apiserver",
+    ] {
+        cx.cluster.kubectl(&[
+            "--namespace",
+            "keda",
+            "rollout",
+            "status",
+            deployment,
+            "--timeout=180s",
+        ])?;
+    }
     Ok(())
 }
