@@ -11,8 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// A call over a connection of its own that takes longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A call beside what a test does that takes longer than this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a load run saw.
 #[derive(Debug, Clone, Default)]
@@ -127,6 +127,8 @@ impl Ongoing {
 
 /// Connections of a [`Steady`] load that are kept.
 const KEPT: u32 = 10;
+/// Connections that it has at once.
+pub const CONNECTIONS: u32 = KEPT + 1;
 /// Its calls a second over connections of their own.
 const FRESH: u32 = 10;
 
@@ -223,6 +225,12 @@ impl Pace {
     }
 
     async fn call(&self, kept: &mut Option<Connection>) -> Result<http::StatusCode> {
+        // One that was ended between two calls is no failed call.
+        if let Some(connection) = kept
+            && connection.ready().await.is_err()
+        {
+            *kept = None;
+        }
         let connection = match kept {
             Some(connection) => connection,
             None => kept.insert(connect(&self.address).await?),

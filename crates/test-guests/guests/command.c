@@ -1,6 +1,6 @@
 // A command: says its arguments and its environment, then ends with the code that its first argument asks for, of
 // which WASI 0.2 tells no more than whether it is 0, or worse:
-// `trap`, `hoard`; or `read FILE`, `write FILE TEXT`.
+// `trap`, `hoard`, `spin`; or `read FILE`, `write FILE TEXT`.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +58,9 @@ int main(int argc, char **argv)
         give_up();
     if (!strcmp(asked, "hoard"))
         hoard();
+    if (!strcmp(asked, "spin"))
+        for (;;)
+            hoarded = NULL;
     if (!strcmp(asked, "read") && argc > 2)
         return read_file(argv[2]);
     if (!strcmp(asked, "write") && argc > 3)

@@ -2,9 +2,12 @@
 //! hold for them.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,10 +16,13 @@ use rustix::process::Signal;
 use crate::cgroup;
 use crate::cluster::Cluster;
 use crate::layout::{self, NodeNumber};
+use crate::node;
 use crate::process::{Launch, Part, Record};
 use crate::supervise;
 use crate::wait::{Look, wait_for};
 
+/// Where compiled bundles are kept, in a node's directory.
+const ARTIFACTS: &str = "var/lib/hearth/artifacts";
 /// The program of Hearth's shim.
 const SHIM: &str = "containerd-shim-hearth-v1";
 /// The program of Hearth's engine.
@@ -42,6 +48,10 @@ pub struct Traces {
     pub sandboxes: BTreeSet<String>,
     /// Containers' folders with their specifications.
     pub bundles: usize,
+    /// What containerd keeps for somebody who works on it.
+    pub leases: usize,
+    /// Files of ours that are being made.
+    pub drafts: usize,
 }
 
 /// A process as `/proc` shows it.
@@ -72,13 +82,28 @@ impl Cluster {
             let run = self.node_directory(node).join("run-containerd");
             traces.bundles += entries(&run.join(BUNDLES))?;
             traces.sockets += sockets(&run)?;
+            traces.drafts += drafts(&self.node_directory(node).join(ARTIFACTS))?;
             let supervisor = self.pid(Part::Supervisor(node))?;
+            traces.leases += self.leases(supervisor)?;
             let mounts = fs::read_to_string(format!("/proc/{supervisor}/mounts"));
             let mounts = mounts.context("read a node's mounts")?;
             let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
             traces.mounts.extend(targets.map(PathBuf::from));
         }
         Ok(traces)
+    }
+
+    /// Counts the leases of a node's containerd, which is reached through the mounts of a process of that node.
+    fn leases(&self, process: u32) -> Result<usize> {
+        let socket = format!("/proc/{process}/root{}", node::CONTAINERD_SOCKET);
+        let output = Command::new(self.layout().tool("ctr"))
+            .args(["--address", &socket, "--namespace", "k8s.io"])
+            .args(["leases", "list", "--quiet"])
+            .output()
+            .context("run ctr")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ctr leases list: {said}");
+        Ok(String::from_utf8_lossy(&output.stdout).lines().count())
     }
 
     /// Kills a program in a pod with SIGKILL: it cannot say a word to anybody.
@@ -147,6 +172,20 @@ impl Cluster {
             self.start(part)?;
         }
         Ok(())
+    }
+
+    /// Has what a pod sends to an address get lost, until what is returned is dropped. The pod has a network of its own and runs
+    /// the program.
+    pub fn cut_off_pod(&self, uid: &str, program: &str, address: IpAddr) -> Result<CutOff> {
+        let pids = self.pids_in_pod(uid, program)?;
+        let pid = pids
+            .first()
+            .with_context(|| format!("no {program} runs in the pod {uid}"))?;
+        let path = format!("/proc/{pid}/ns/net");
+        let network = File::open(&path).with_context(|| format!("open {path}"))?;
+        let cut = CutOff { network, address };
+        cut.route("add")?;
+        Ok(cut)
     }
 
     /// Ids of the processes of a program in a pod.
@@ -231,12 +270,69 @@ impl Process {
 }
 
 /// How many processes of a program run on nodes of ours.
+/// An address that a network does not reach while this lives.
+#[derive(Debug)]
+pub struct CutOff {
+    network: File,
+    address: IpAddr,
+}
+
+impl CutOff {
+    fn route(&self, change: &str) -> Result<()> {
+        let descriptor = self.network.as_raw_fd();
+        let network = format!("--net=/proc/{}/fd/{descriptor}", std::process::id());
+        let status = Command::new("nsenter")
+            .arg(network)
+            .args(["ip", "route", change, "blackhole"])
+            .arg(self.address.to_string())
+            .status()
+            .context("run nsenter")?;
+        ensure!(
+            status.success(),
+            "ip route {change} blackhole {} failed",
+            self.address
+        );
+        Ok(())
+    }
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        // The network may be gone with its pod.
+        let _ = self.route("del");
+    }
+}
+
 fn count(processes: &[Process], program: &str) -> usize {
     let on_nodes = processes.iter().filter(|process| process.is_on_node());
     on_nodes.filter(|process| process.is(program)).count()
 }
 
 /// Number of entries of a directory.
+/// Files of the cache of artifacts that are no artifact and no note about one.
+fn drafts(directory: &Path) -> Result<usize> {
+    let is_whole = |path: &Path| {
+        let extension = path.extension();
+        extension.is_some_and(|extension| {
+            ["cwasm", "json", "lock"].contains(&&*extension.to_string_lossy())
+        })
+    };
+    let files = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        files => files.with_context(|| format!("list {}", directory.display()))?,
+    };
+    let mut count = 0;
+    for file in files {
+        let path = file?.path();
+        // Each engine has a folder of its own.
+        count += match path.is_dir() {
+            true => drafts(&path)?,
+            false => usize::from(!is_whole(&path)),
+        };
+    }
+    Ok(count)
+}
+
 fn entries(directory: &Path) -> Result<usize> {
     match fs::read_dir(directory) {
         Ok(entries) => Ok(entries.count()),

@@ -113,7 +113,29 @@ pub(crate) async fn who_may_view_or_edit_a_namespace_may_do_so_with_functions(
         }
         Ok(Seen::when(wrong.is_empty(), (), wrong.join(", ")))
     })
-    .await
+    .await?;
+    // What autoscalers are shown is served by the operator, which asks the API server who may see it.
+    cx.ready_function("seen", HELLO, "  replicas: 1").await?;
+    let path = format!(
+        "/apis/custom.metrics.k8s.io/v1beta2/namespaces/{}/agentfunctions.hearth.dev/seen/hearth_in_flight",
+        cx.namespace
+    );
+    let read = |user: &str| {
+        let user = format!("--as={user}");
+        cx.cluster
+            .kubectl_output(&["get", "--raw", &path, &user], "")
+    };
+    until("a viewer to read a metric", SETTLE, || async {
+        let output = read("viewer")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let instead = format!("{output:?}");
+        Ok(Seen::when(said.contains("hearth_in_flight"), (), instead))
+    })
+    .await?;
+    let refused = read("stranger")?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(said.contains("Forbidden"), "a stranger is told {refused:?}");
+    Ok(())
 }
 
 pub(crate) async fn helm_test_says_that_it_works(cx: &Cx) -> Result<()> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use hearth_cluster::Part;
 use hearth_cluster::tools::Containerd;
-use hearth_e2e::load::{Load, Steady};
+use hearth_e2e::load::{CONNECTIONS, Load, PATIENCE, Steady};
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -231,9 +231,14 @@ pub(crate) async fn what_is_frozen_goes_on_without_a_restart(cx: &Cx) -> Result<
         load.failed,
         load.slowest()
     );
-    if outage < Duration::from_secs(10) {
-        load.none_failed()?;
-    }
+    // A call is given up after some time, and its caller waits in the next one: that many failed at most, as nobody is refused.
+    let given_up = outage.as_secs() / PATIENCE.as_secs() * u64::from(CONNECTIONS);
+    ensure!(
+        load.failed <= given_up,
+        "{} failed: {:?}",
+        load.failed,
+        load.problem
+    );
     is_warm(cx, "called", WARM).await?;
     let pod = cx.pool_pod().await?;
     ensure!(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use hearth_cluster::pods::Traces;
-use hearth_e2e::load::Ongoing;
+use hearth_e2e::load::Steady;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
@@ -196,6 +196,83 @@ pub(crate) async fn volumes_are_read_and_written_as_they_are_mounted(cx: &Cx) ->
     Ok(())
 }
 
+pub(crate) async fn what_is_named_elsewhere_reaches_a_guest(cx: &Cx) -> Result<()> {
+    cx.apply("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: greeting\ndata:\n  GREETING: salut\n---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: greeting\nstringData:\n  GREETING: sesame\n")?;
+    for (name, container, said) in [
+        (
+            "map",
+            "envFrom: [{configMapRef: {name: greeting}}]",
+            "salut",
+        ),
+        (
+            "secret",
+            "envFrom: [{secretRef: {name: greeting}}]",
+            "sesame",
+        ),
+        (
+            "downward",
+            "env: [{name: GREETING, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}]",
+            &cx.namespace,
+        ),
+    ] {
+        job(cx, name, "\"0\"", container, "")?;
+        let (pod, _) = ended(cx, name).await?;
+        let log = cx.logs(&pod).await?;
+        contains(
+            &format!("the log of {name}"),
+            &log,
+            &format!("greeting {said}"),
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn what_kubernetes_decides_about_a_pod_happens(cx: &Cx) -> Result<()> {
+    // A Job that has a deadline.
+    let image = support::guest(cx, "command")?;
+    cx.apply(&format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: late}}\nspec:\n  backoffLimit: 0\n  activeDeadlineSeconds: 3\n  template:\n    spec:\n      runtimeClassName: hearth\n      restartPolicy: Never\n      terminationGracePeriodSeconds: 1\n      containers: [{{name: command, image: \"{image}\", command: [command], args: [spin]}}]\n"
+    ))?;
+    let late = "--for=jsonpath={.status.conditions[?(@.type=='Failed')].reason}=DeadlineExceeded";
+    cx.kubectl(&["wait", "job/late", late, "--timeout=90s"])?;
+    let pods = cx.pods();
+    until("the pod of the job to be gone", SETTLE, || async {
+        let labels = ListParams::default().labels("job-name=late");
+        let left = pods.list(&labels).await?.items;
+        let phases: Vec<_> = left
+            .iter()
+            .filter_map(|pod| pod.status.clone()?.phase)
+            .collect();
+        let is_over = phases.iter().all(|phase| phase == "Failed");
+        Ok(Seen::when(is_over, (), format!("{phases:?}")))
+    })
+    .await?;
+
+    // An image that may not be pulled, and is not there.
+    let never = pod("never", "localhost:5000/not/there:1");
+    let never = format!("{never}      imagePullPolicy: Never\n");
+    cx.apply(&never)?;
+    cx.event("never", "ErrImageNeverPull").await?;
+
+    // Another image beside a bundle, for a look at it: there is nothing to look at from within.
+    cx.apply(&pod("plain", HELLO))?;
+    running(cx, "plain").await?;
+    cx.kubectl(&[
+        "debug",
+        "plain",
+        "--image=localhost:5000/busybox:1",
+        "--profile=baseline",
+        "--",
+        "sh",
+    ])?;
+    cx.event("plain", "NotABundle").await?;
+    let answer = call_pod(cx, "plain", "/").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let copied = cx.kubectl(&["cp", "plain:/etc/hostname", "/dev/null"]);
+    let error = copied.err().context("a file was copied")?;
+    contains("the error", &format!("{error:#}"), "kubectl logs")
+}
+
 pub(crate) async fn init_containers_run_first_and_containers_share_the_pod(cx: &Cx) -> Result<()> {
     let command = support::guest(cx, "command")?;
     cx.apply(&format!(
@@ -361,7 +438,7 @@ pub(crate) async fn a_deployment_is_rolled_without_a_failed_call(cx: &Cx) -> Res
     ))?;
     let rolled = ["rollout", "status", "deployment/rolled", "--timeout=90s"];
     cx.kubectl(&rolled)?;
-    let calls = Ongoing::start(&cx.route("rolled").await?, "/");
+    let calls = Steady::start(&cx.route("rolled").await?, 200);
     cx.kubectl(&["rollout", "restart", "deployment/rolled"])?;
     cx.kubectl(&rolled)?;
     // The last of the old pods is still going.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use hearth_api::NODE_READY_LABEL;
+use hearth_api::{FUNCTION_LABEL, NODE_READY_LABEL};
 use hearth_cluster::layout::{NodeNumber, node_name};
-use hearth_e2e::load::Ongoing;
+use hearth_e2e::load::{Ongoing, Steady};
 use hearth_e2e::wait::{Seen, until};
-use hearth_e2e::{Cx, SETTLE};
+use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
@@ -23,7 +23,7 @@ pub(crate) async fn a_changed_pool_is_replaced_without_a_failed_call(cx: &Cx) ->
     is_warm(cx, NAME, 2).await?;
     let since = ready_since(&cx.condition(NAME, "Ready", "True").await?)?;
     let before = uids(&cx.pool_pods().await?);
-    let calls = Ongoing::start(&cx.route(NAME).await?, "/");
+    let calls = Steady::start(&cx.route(NAME).await?, LOAD);
     // A pod's resources are part of what it is made of.
     let patch = r#"{"spec": {"resources": {"requests": {"cpu": "10m"}}}}"#;
     cx.kubectl(&["patch", "agentpool", "default", "--type=merge", "-p", patch])?;
@@ -43,6 +43,150 @@ pub(crate) async fn a_changed_pool_is_replaced_without_a_failed_call(cx: &Cx) ->
     let function = cx.condition(NAME, "Ready", "True").await?;
     ensure!(ready_since(&function)? == since, "{:?}", function.status);
     Ok(())
+}
+
+/// From pods that it shares to pods of its own, to those of another pool, and to other nodes: each time pods that were there
+/// answer until others do.
+pub(crate) async fn a_function_goes_elsewhere_without_a_failed_call(cx: &Cx) -> Result<()> {
+    cx.ready_function(NAME, HELLO, "  replicas: 2").await?;
+    cx.ready_function("other", HELLO, "  replicas: 1").await?;
+    is_warm(cx, NAME, 2).await?;
+    let since = ready_since(&cx.condition(NAME, "Ready", "True").await?)?;
+    let calls = Steady::start(&cx.route(NAME).await?, LOAD);
+
+    let shared = uids(&cx.pool_pods().await?);
+    let dedicated = r#"{"spec": {"isolation": "Dedicated"}}"#;
+    cx.kubectl(&[
+        "patch",
+        "agentpool",
+        "default",
+        "--type=merge",
+        "-p",
+        dedicated,
+    ])?;
+    // One for each function on each node.
+    let many = 2 * cx.cluster.nodes()? as usize;
+    others_are_there(cx, &shared, many).await?;
+    each_function_has_its_own_pods(cx).await?;
+    is_warm(cx, NAME, 2).await?;
+
+    cx.apply(
+        "apiVersion: hearth.dev/v1alpha1\nkind: AgentPool\nmetadata:\n  name: second\nspec: {}\n",
+    )?;
+    let there = r#"{"spec": {"pool": {"name": "second"}}}"#;
+    cx.kubectl(&["patch", "agentfunction", NAME, "--type=merge", "-p", there])?;
+    let before = uids(&of_function(cx, NAME).await?);
+    others_are_there(cx, &before, many).await?;
+    is_warm(cx, NAME, 2).await?;
+
+    // Nodes that are not there yet: who answers goes on.
+    let nowhere = r#"{"spec": {"nodeSelector": {"hearth.test/zone": "a"}}}"#;
+    cx.kubectl(&[
+        "patch",
+        "agentpool",
+        "second",
+        "--type=merge",
+        "-p",
+        nowhere,
+    ])?;
+    let no_node = "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=NoNode";
+    cx.kubectl(&[
+        "wait",
+        "agentpool/second",
+        &format!("--for={no_node}"),
+        "--timeout=60s",
+    ])?;
+    let answer = call::get(&cx.route(NAME).await?, "/").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let anywhere = r#"[{"op": "remove", "path": "/spec/nodeSelector"}]"#;
+    cx.kubectl(&[
+        "patch",
+        "agentpool",
+        "second",
+        "--type=json",
+        "-p",
+        anywhere,
+    ])?;
+    cx.kubectl(&[
+        "wait",
+        "agentpool/second",
+        "--for=condition=Ready",
+        "--timeout=60s",
+    ])?;
+
+    let load = calls.end().await?;
+    load.none_failed()?;
+    let function = cx.condition(NAME, "Ready", "True").await?;
+    ensure!(ready_since(&function)? == since, "{:?}", function.status);
+    Ok(())
+}
+
+pub(crate) async fn a_namespace_has_no_more_warm_instances_than_its_quota(cx: &Cx) -> Result<()> {
+    let quota = |most: u32| {
+        cx.apply(&format!(
+            "apiVersion: v1\nkind: ResourceQuota\nmetadata:\n  name: agents\nspec:\n  hard: {{hearth.dev/warm-instances: \"{most}\"}}\n"
+        ))
+    };
+    quota(6)?;
+    cx.ready_function(NAME, HELLO, "  replicas: 8").await?;
+    // Who wants little gets all of it, and the rest is for who wants more.
+    cx.ready_function("other", HELLO, "  replicas: 2").await?;
+    let short = cx.condition(NAME, "Warm", "False").await?;
+    let conditions = short.status.iter().flat_map(|status| &status.conditions);
+    let warm = conditions.into_iter().find(|c| c.type_ == "Warm");
+    let warm = warm.context("a condition Warm")?;
+    ensure!(
+        warm.reason == "Insufficient" && warm.message.contains("ResourceQuota"),
+        "{warm:?}"
+    );
+    is_warm(cx, NAME, 4).await?;
+    is_warm(cx, "other", 2).await?;
+    let answer = call::get(&cx.route(NAME).await?, "/").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    quota(10)?;
+    cx.condition(NAME, "Warm", "True").await?;
+    is_warm(cx, NAME, 8).await
+}
+
+/// Calls a second, most over connections that are kept.
+const LOAD: u32 = 100;
+
+/// Waits until the namespace has so many pool pods, and none of those of before.
+async fn others_are_there(cx: &Cx, before: &BTreeSet<String>, many: usize) -> Result<()> {
+    until("all pool pods to be others", SETTLE, || async {
+        let pods = cx.pool_pods().await?;
+        let now = uids(&pods);
+        let is_replaced = now.len() == many && now.is_disjoint(before);
+        Ok(Seen::when(
+            is_replaced,
+            (),
+            format!("{before:?}, now {now:?}"),
+        ))
+    })
+    .await
+}
+
+/// No engine of a Dedicated pool holds another function than its own.
+async fn each_function_has_its_own_pods(cx: &Cx) -> Result<()> {
+    for (function, other) in [(NAME, "other"), ("other", NAME)] {
+        let pods = of_function(cx, function).await?;
+        ensure!(pods.len() == cx.cluster.nodes()? as usize, "{pods:?}");
+        for pod in pods {
+            let labels = [&format!("function=\"{other}\"")[..]];
+            let held = cx
+                .metric(&pod, METRICS, "hearth_instances", &labels)
+                .await?;
+            ensure!(held == 0.0, "{} holds {held} of {other}", pod.name_any());
+        }
+    }
+    Ok(())
+}
+
+/// Pods that are one function's own.
+async fn of_function(cx: &Cx, function: &str) -> Result<Vec<Pod>> {
+    let mut pods = cx.pool_pods().await?;
+    pods.retain(|pod| pod.labels().get(FUNCTION_LABEL).map(String::as_str) == Some(function));
+    Ok(pods)
 }
 
 fn uids(pods: &[Pod]) -> BTreeSet<String> {

@@ -119,6 +119,8 @@ pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
                 traces.sockets,
                 traces.bundles,
                 networks,
+                traces.leases,
+                traces.drafts,
             ]
         };
         let (now, then) = (counts(&traces), counts(&before));
@@ -126,7 +128,7 @@ pub(crate) async fn nothing_left(cx: &Cx, before: Traces) -> Result<()> {
             now.iter().zip(&then).all(|(now, then)| now <= then) && left.is_empty(),
             (),
             format!(
-                "shims, engines, sockets, bundles, network namespaces {now:?}, before: {then:?}; groups and mounts {left:?}"
+                "shims, engines, sockets, bundles, network namespaces, leases, drafts {now:?}, before: {then:?}; groups and mounts {left:?}"
             ),
         ))
     })

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hearth_api::LEADER_LABEL;
-use hearth_e2e::load::Ongoing;
+use hearth_e2e::load::{Ongoing, Steady};
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 
@@ -78,6 +78,57 @@ async fn hand_over(cx: &Cx) -> Result<()> {
     callers.end().await?;
     calls.end().await?.none_failed()
 }
+
+/// A network that parts the leader from the API server and from nothing else: pool pods reach it as before.
+pub(crate) async fn a_leader_that_the_api_server_does_not_hear_leads_no_more(
+    cx: &Cx,
+) -> Result<()> {
+    let deployment = format!("deployment/{OPERATOR}");
+    let before = operators_kubectl(cx, &["get", &deployment, "-o=jsonpath={.spec.replicas}"])?;
+    let before = before.trim().parse()?;
+    let outcome = cut_off(cx).await;
+    let restored = scale_to_lead(cx, before).await;
+    outcome.and(restored.map(drop))
+}
+
+async fn cut_off(cx: &Cx) -> Result<()> {
+    let leader = scale_to_lead(cx, 2).await?;
+    let uid = leader.uid().context("a pod has a UID")?;
+    cx.ready_function("old", HELLO, "  replicas: 2").await?;
+    is_warm(cx, "old", 2).await?;
+    let calls = Ongoing::start(&cx.route("old").await?, "/");
+    let services: Api<Service> = Api::namespaced(cx.client.clone(), "default");
+    let api = services.get("kubernetes").await?.spec;
+    let api = api.and_then(|spec| spec.cluster_ip).context("an address")?;
+
+    let wall = cx.cluster.cut_off_pod(&uid, OPERATOR, api.parse()?)?;
+    leader_other_than(cx, Some(&leader), SILENT).await?;
+    // Nothing is written by two.
+    until("the old leader to stop", SETTLE, || async {
+        let leads = cx.metric(&leader, OPERATOR_METRICS, "hearth_operator_leader", &[]);
+        let leads = leads.await?;
+        Ok(Seen::when(leads == 0.0, (), "it leads"))
+    })
+    .await?;
+    // Pool pods have found the new one: what is new is carried out.
+    is_told(cx, "later").await?;
+    cx.kubectl(&["scale", "agentfunction/old", "--replicas=4"])?;
+    is_warm(cx, "old", 4).await?;
+
+    drop(wall);
+    // It follows.
+    scale(cx, 2).await?;
+    let name = leader.name_any();
+    until("the Lease to be another's", SETTLE, || async {
+        let holder = lease(cx).await?.holder_identity;
+        Ok(Seen::when(holder.as_ref() != Some(&name), (), name.clone()))
+    })
+    .await?;
+    calls.end().await?.none_failed()
+}
+
+/// Port of the operator's metrics.
+const OPERATOR_METRICS: u16 = 8080;
 
 /// Callers of the function that scales.
 const CALLERS: i32 = 4;
@@ -353,8 +404,8 @@ pub(crate) async fn a_newer_engine_takes_over_and_no_call_fails(cx: &Cx) -> Resu
         .await?;
     is_warm(cx, "function", 5).await?;
     let address = pod.status.clone().and_then(|status| status.pod_ip);
-    let plain = Ongoing::start(&format!("{}:8080", address.context("an address")?), "/");
-    let pool = Ongoing::start(&cx.route("function").await?, "/");
+    let plain = Steady::start(&format!("{}:8080", address.context("an address")?), 250);
+    let pool = Steady::start(&cx.route("function").await?, 250);
     let pool_pod = cx.pool_pods().await?.into_iter().next();
     let uids = [pod.uid(), pool_pod.and_then(|pod| pod.uid())];
     let mut before = Vec::new();

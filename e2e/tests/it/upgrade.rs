@@ -12,7 +12,7 @@ use hearth_cluster::layout::{NodeNumber, node_name};
 use hearth_cluster::node::CONTAINERD_SOCKET;
 use hearth_cluster::process::Part;
 use hearth_cluster::tools::Containerd;
-use hearth_e2e::load::Ongoing;
+use hearth_e2e::load::Steady;
 use hearth_e2e::{Cx, SETTLE, call};
 use hearth_installer::cri::{Cri, Wanted};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -52,6 +52,61 @@ pub(crate) async fn hearth_is_removed_without_a_trace_and_comes_back(cx: &Cx) ->
 
 pub(crate) async fn a_chart_upgrade_keeps_functions_answering(cx: &Cx) -> Result<()> {
     and_back(cx, is_upgraded_and_rolled_back(cx)).await
+}
+
+/// `helm uninstall` first, without a word to the nodes: what runs goes on, and another release takes it over.
+pub(crate) async fn a_release_is_uninstalled_and_another_takes_over_what_runs(
+    cx: &Cx,
+) -> Result<()> {
+    let note = cx.cluster.layout().installed_file();
+    let installed = fs::read(&note)
+        .context("what is installed is not what was; `cargo xtask up` installs it again")?;
+    let values = helm(cx, &["get", "values", RELEASE, "--output=json"])?;
+    let file = note.with_file_name("values.json");
+    fs::write(&file, &values)?;
+    fs::remove_file(&note)?;
+    let outcome = goes_on_without(cx, &file).await;
+    // After a failure too: other cases expect what `cargo xtask up` installed.
+    let back = is_installed(cx, &file).and_then(|()| Ok(fs::write(&note, installed)?));
+    fs::remove_file(&file)?;
+    outcome.and(back)
+}
+
+async fn goes_on_without(cx: &Cx, values: &Path) -> Result<()> {
+    cx.ready_function("steady", HELLO, "  replicas: 2").await?;
+    is_warm(cx, "steady", 2).await?;
+    let calls = Steady::start(&cx.route("steady").await?, 100);
+
+    helm(cx, &["uninstall", RELEASE, "--wait", "--timeout=120s"])?;
+    let left = kubectl(cx, &["get", "deployments,daemonsets", "--output=name"])?;
+    ensure!(left.trim().is_empty(), "left: {left}");
+    // Functions and pods are whose they were, and nodes have what they had.
+    cx.functions().get("steady").await?;
+    for pod in cx.pool_pods().await? {
+        ensure!(is_untouched(&pod), "{:?}", pod.status);
+    }
+    for node in 1..=cx.cluster.nodes()? {
+        let found = found_on(cx, node).await?.join("\n");
+        contains(&node_name(node), &found, "opt/hearth/bin/hearth-engine")?;
+    }
+
+    is_installed(cx, values)?;
+    cx.kubectl(&["scale", "agentfunction/steady", "--replicas=3"])?;
+    is_warm(cx, "steady", 3).await?;
+    cx.ready_function("new", HELLO, "  replicas: 1").await?;
+    answers(&cx.route("new").await?).await?;
+    calls.end().await?.none_failed()
+}
+
+/// Installs the release where there is none.
+fn is_installed(cx: &Cx, values: &Path) -> Result<()> {
+    let releases = helm(cx, &["list", "--short"])?;
+    if !releases.lines().any(|name| name == RELEASE) {
+        let chart = cx.cluster.layout().repository().join("charts/hearth");
+        let (chart, values) = (chart.to_string_lossy(), values.to_string_lossy());
+        helm(cx, &["install", RELEASE, &chart, "--values", &values])?;
+    }
+    is_rolled_out(cx)
 }
 
 async fn goes_and_comes(cx: &Cx) -> Result<()> {
@@ -100,7 +155,7 @@ async fn is_upgraded_and_rolled_back(cx: &Cx) -> Result<()> {
     cx.ready_function("steady", HELLO, "  replicas: 2").await?;
     is_warm(cx, "steady", 2).await?;
     let since = ready_since(&cx.condition("steady", "Ready", "True").await?)?;
-    let calls = Ongoing::start(&cx.route("steady").await?, "/");
+    let calls = Steady::start(&cx.route("steady").await?, 100);
 
     upgrade(cx, "metrics.prometheusAnnotations=false")?;
     ensure!(!is_scraped(cx)?, "the operator's pods were not changed");
