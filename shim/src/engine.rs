@@ -104,6 +104,8 @@ pub enum Event {
         /// After [`Engine::hand_over`]: the engine before it, which answers calls until it is let go.
         before: Option<Predecessor>,
     },
+    /// After [`Engine::hand_over`]: another engine could not be started; the one that runs goes on.
+    NotFollowed(std::io::Error),
     /// A predecessor has ended.
     Left,
     /// It said something.
@@ -177,8 +179,8 @@ impl Engine {
         let _ = self.orders.send(Order::Send(number, Box::new(parcel)));
     }
 
-    /// Starts another engine beside the one that runs; [`Event::Up`] says when it took over. Where it cannot be started,
-    /// or none runs now, everything goes on as it was.
+    /// Starts another engine beside the one that runs; [`Event::Up`] says when it took over, and [`Event::NotFollowed`] that it
+    /// cannot be started. Where none runs now, the next one to start is it.
     pub fn hand_over(&self) {
         let _ = self.orders.send(Order::HandOver);
     }
@@ -290,7 +292,7 @@ impl Supervisor {
                             channel_open = self.up(fingerprint, before).await;
                         }
                         Err(error) => {
-                            tracing::error!(%error, "the new engine could not be started; the old one goes on");
+                            channel_open = self.said.send(Event::NotFollowed(error)).await.is_ok();
                         }
                     },
                     None => channel_open = false,

@@ -283,6 +283,7 @@ impl Actor {
                 match before {
                     Some(before) => {
                         tracing::info!(fingerprint, "another engine takes over");
+                        self.binary.took_over();
                         self.before = Some(Before::new(before));
                         self.removals.clear();
                         self.slots.values_mut().for_each(Slot::engine_follows);
@@ -311,6 +312,10 @@ impl Actor {
                 });
                 self.note_drained();
                 self.advance_all().await;
+            }
+            Event::NotFollowed(error) => {
+                let again_in = self.binary.failed(Instant::now());
+                tracing::error!(%error, ?again_in, "the new engine could not be started; the old one goes on");
             }
             Event::Left => {
                 self.before = None;
@@ -664,11 +669,13 @@ impl Actor {
             // One after the other.
             return;
         }
-        self.binary.started();
-        if self.up.is_some() && !self.drain_sent && !self.slots.values().any(is_command) {
-            tracing::info!("the engine's binary was replaced");
-            self.engine.hand_over();
+        if self.up.is_none() || self.drain_sent || self.slots.values().any(is_command) {
+            self.binary.started();
+            return;
         }
+        tracing::info!("the engine's binary was replaced");
+        self.binary.is_tried();
+        self.engine.hand_over();
     }
 
     /// Draining is finished when no engine has calls.
