@@ -85,10 +85,23 @@ pub struct Death {
 }
 
 impl Death {
-    /// Whether it ended by itself, where it stood: nobody killed it.
+    /// Whether what ran in it may have ended it: by a signal of its own doing, or by memory that it took until the kernel ended
+    /// the process. A KILL for any other reason is somebody's wish. An engine that ends with a code does so on the thread that
+    /// listens to the shim, where no guest runs: what ran beside that has no part in it.
     pub fn is_crash(&self) -> bool {
-        self.signal
-            .is_some_and(|signal| signal != KILL.cast_signed())
+        let is_killed = self.signal == Some(KILL.cast_signed());
+        self.out_of_memory || (self.signal.is_some() && !is_killed)
+    }
+
+    /// The message, and what it means of memory.
+    pub fn explained(&self) -> String {
+        match self.out_of_memory {
+            true => format!(
+                "{}: the container's processes and guests took all of resources.limits.memory",
+                self.message
+            ),
+            false => self.message.clone(),
+        }
     }
 }
 
@@ -452,6 +465,27 @@ fn describe(status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crashes_are_what_a_guest_may_have_brought_about() {
+        for (signal, out_of_memory, expected) in [
+            (Some(11), false, true),
+            (Some(6), false, true),
+            (Some(9), false, false),
+            (Some(9), true, true),
+            (None, false, false),
+        ] {
+            let death = Death {
+                message: "m".to_owned(),
+                signal,
+                out_of_memory,
+                in_a_row: 1,
+                running: Vec::new(),
+            };
+            assert_eq!(death.is_crash(), expected, "{death:?}");
+            assert_eq!(death.explained().contains("memory"), out_of_memory);
+        }
+    }
 
     #[test]
     fn starts_lie_apart_and_an_engine_that_lived_is_followed_at_once() {

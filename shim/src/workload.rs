@@ -287,17 +287,10 @@ fn after_death(death: &Death, kind: Kind, is_command: bool, draining: bool) -> O
         .signal
         .and_then(|signal| u32::try_from(signal).ok())
         .map_or(u8::MAX, signal_code);
-    let message = match death.out_of_memory {
-        true => format!(
-            "{}: the container's processes and guests took all of resources.limits.memory",
-            death.message
-        ),
-        false => death.message.clone(),
-    };
     let ended = Ended {
         code,
         out_of_memory: death.out_of_memory,
-        message,
+        message: death.explained(),
     };
     let ends = match kind {
         Kind::Pool => draining,

@@ -347,7 +347,7 @@ impl Actor {
         for uid in quarantine::guilty(&suspects) {
             if let Some(slot) = self.slots.get_mut(&uid) {
                 tracing::error!(uid, "engines die of it; it is kept away for a while");
-                slot.quarantine(&death.message, now);
+                slot.quarantine(&death.explained(), now);
             }
         }
     }
