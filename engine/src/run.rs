@@ -271,6 +271,7 @@ impl Rim {
             to_engine::Message::Start(_) => tracing::warn!("a second Start was passed over"),
             to_engine::Message::Place(place) => self.place(place, descriptors).await?,
             to_engine::Message::SetTarget(wire) => self.host.set_target(&wire.uid, wire.target),
+            to_engine::Message::SetMemory(wire) => self.host.set_memory(wire.memory_bytes),
             to_engine::Message::Remove(wire) => {
                 let (host, outbox) = (self.host.clone(), self.outbox.clone());
                 tokio::spawn(async move {

@@ -148,6 +148,7 @@ pub struct Engine {
     /// What happens to it.
     pub events: mpsc::Receiver<Event>,
     pid: watch::Receiver<Option<u32>>,
+    memory: watch::Sender<u64>,
     supervisor: JoinHandle<()>,
 }
 
@@ -166,12 +167,14 @@ impl Engine {
         let (orders, waiting) = mpsc::unbounded_channel();
         let (said, events) = mpsc::channel(QUEUE);
         let (set_pid, pid) = watch::channel(None);
+        let (memory, memory_bytes) = watch::channel(setup.start.memory_bytes);
         let supervisor = tokio::spawn(
             Supervisor {
                 setup,
                 waiting,
                 said,
                 pid: set_pid,
+                memory: memory_bytes,
                 number: 0,
                 running: None,
                 leaving: JoinSet::new(),
@@ -182,6 +185,7 @@ impl Engine {
             orders,
             events,
             pid,
+            memory,
             supervisor,
         }
     }
@@ -198,6 +202,12 @@ impl Engine {
         let _ = self.orders.send(Order::HandOver);
     }
 
+    /// How much linear memory the guests of an engine may hold, in bytes; 0: not bounded. Written anew, it is told to those
+    /// that run, and later ones start with it.
+    pub fn memory(&self) -> watch::Sender<u64> {
+        self.memory.clone()
+    }
+
     /// The process that runs now.
     pub fn pid(&self) -> watch::Receiver<Option<u32>> {
         self.pid.clone()
@@ -209,6 +219,8 @@ struct Supervisor {
     waiting: mpsc::UnboundedReceiver<Order>,
     said: mpsc::Sender<Event>,
     pid: watch::Sender<Option<u32>>,
+    /// What guests may hold.
+    memory: watch::Receiver<u64>,
     /// Of the engine that was started last.
     number: u64,
     /// What the engine runs that was started last, as it says itself.
@@ -287,10 +299,9 @@ impl Supervisor {
                     None => channel_open = false,
                 },
                 order = self.waiting.recv() => match order {
-                    Some(Order::Send(to, parcel)) if to == self.number => match send(&process, *parcel).await {
-                        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => channel_open = false,
-                        sent => sent?,
-                    },
+                    Some(Order::Send(to, parcel)) if to == self.number => {
+                        channel_open = unless_broken(send(&process, *parcel).await)?;
+                    }
                     Some(Order::Send(..)) => {}
                     Some(Order::HandOver) => match self.successor().await {
                         Ok((successor, fingerprint, running)) => {
@@ -300,7 +311,8 @@ impl Supervisor {
                             let before = std::mem::replace(&mut process, successor);
                             let (holds, held) = oneshot::channel();
                             while self.leaving.try_join_next().is_some() {}
-                            self.leaving.spawn(leave(before, held, self.said.clone()));
+                            let memory = self.memory.clone();
+                            self.leaving.spawn(leave(before, held, memory, self.said.clone()));
                             let before = Some(Predecessor { _holds: holds });
                             channel_open = self.up(fingerprint, before).await;
                         }
@@ -310,6 +322,10 @@ impl Supervisor {
                     },
                     None => channel_open = false,
                 },
+                Ok(()) = self.memory.changed() => {
+                    let told = send(&process, of_memory(&mut self.memory)).await;
+                    channel_open = unless_broken(told)?;
+                }
             }
         }
         end(&mut process).await
@@ -357,6 +373,7 @@ impl Supervisor {
         let start = Parcel {
             message: to_engine::Message::Start(proto::Start {
                 running: true,
+                memory_bytes: *self.memory.borrow(),
                 ..self.setup.start.clone()
             }),
             descriptors: metrics.chain([running.descriptor()]).collect(),
@@ -396,7 +413,12 @@ fn pause(in_a_row: u32, lived: Duration) -> Duration {
 
 /// The rest of an engine's life once another has taken its place: it answers calls until it is let go, and then those that
 /// it has.
-async fn leave(mut process: Process, mut held: oneshot::Receiver<()>, said: mpsc::Sender<Event>) {
+async fn leave(
+    mut process: Process,
+    mut held: oneshot::Receiver<()>,
+    mut memory: watch::Receiver<u64>,
+    said: mpsc::Sender<Event>,
+) {
     let mut until = None;
     loop {
         tokio::select! {
@@ -416,6 +438,11 @@ async fn leave(mut process: Process, mut held: oneshot::Receiver<()>, said: mpsc
                     break;
                 }
             },
+            Ok(()) = memory.changed() => {
+                if send(&process, of_memory(&mut memory)).await.is_err() {
+                    break;
+                }
+            }
             () = sleep_until(until) => break,
         }
     }
@@ -443,6 +470,23 @@ fn unless_reset<T>(received: std::io::Result<Option<T>>) -> std::io::Result<Opti
     match received {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
         other => other,
+    }
+}
+
+/// Whether an engine is there to be told more.
+fn unless_broken(sent: std::io::Result<()>) -> std::io::Result<bool> {
+    match sent {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        sent => sent.map(|()| true),
+    }
+}
+
+/// What guests may hold now.
+fn of_memory(memory: &mut watch::Receiver<u64>) -> Parcel {
+    let memory_bytes = *memory.borrow_and_update();
+    Parcel {
+        message: to_engine::Message::SetMemory(proto::SetMemory { memory_bytes }),
+        descriptors: Vec::new(),
     }
 }
 

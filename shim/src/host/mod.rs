@@ -106,6 +106,8 @@ pub struct Host {
     pub board: watch::Receiver<Board>,
     /// The engine's process.
     pub pid: watch::Receiver<Option<u32>>,
+    /// Write here how much linear memory guests may hold, in bytes; 0: not bounded.
+    pub memory: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -121,7 +123,7 @@ impl Host {
         let network = parts.setup.network.clone();
         let binary = Binary::new(parts.setup.exe.clone(), parts.handover_spread);
         let engine = Engine::start(parts.setup);
-        let pid = engine.pid();
+        let (pid, memory) = (engine.pid(), engine.memory());
         let (desired, wishes) = watch::channel(desired);
         let (publish, board) = watch::channel(Board::default());
         let (news, jobs) = mpsc::channel(QUEUE);
@@ -152,6 +154,7 @@ impl Host {
             desired,
             board,
             pid,
+            memory,
             task: tokio::spawn(actor.run()),
         }
     }

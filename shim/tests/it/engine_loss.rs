@@ -23,7 +23,7 @@ fn send(signal: Signal, pid: u32) {
     kill_process(pid, signal).unwrap();
 }
 
-fn kill9(pid: u32) {
+pub(crate) fn kill9(pid: u32) {
     send(Signal::KILL, pid);
 }
 

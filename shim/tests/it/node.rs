@@ -334,6 +334,15 @@ pub(crate) fn plain(args: &[&str], env: &[&str]) -> Value {
     })
 }
 
+/// A specification with a control group of its own, and so many bytes of memory in it.
+pub(crate) fn limited(mut spec: Value, memory: u64) -> Value {
+    spec["linux"] = json!({
+        "cgroupsPath": group_path(),
+        "resources": {"memory": {"limit": memory}},
+    });
+    spec
+}
+
 /// Where nobody has a control group.
 fn group_path() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
