@@ -94,7 +94,7 @@ async fn serve(control: Arc<Channel>, backdoor: Option<Backdoor>) -> Result<()> 
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::spawn(serve::metrics(listener, host.metrics(), stop.clone()));
+        tokio::spawn(serve::about(listener, host.clone(), stop.clone()));
     }
     let placed = Arc::new(Notify::new());
     tokio::spawn(trim(placed.clone(), stop.clone()));

@@ -293,6 +293,14 @@ impl Host {
         self.shared.metrics.clone()
     }
 
+    /// Returns when every thread that answers calls has shown that it does.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub async fn answer(&self) -> Result<(), tokio::task::JoinError> {
+        self.shared.lanes.answer().await
+    }
+
     fn grants(
         &self,
         function: &Function,
@@ -419,6 +427,11 @@ impl Host {
         Ok(function)
     }
 
+    /// Changes how much linear memory all instances may hold together, in bytes; 0: not bounded.
+    pub fn set_memory(&self, bytes: u64) {
+        self.shared.budget.set_limit(bytes);
+    }
+
     /// Changes a target. Unknown functions are passed over: a removal may have crossed the change.
     pub fn set_target(&self, uid: &str, target: u32) {
         if let Some(entry) = self.entries().get(uid) {
@@ -427,11 +440,6 @@ impl Host {
     }
 
     /// Removes a function; its calls end, at the latest at their deadlines, before this returns.
-    /// Changes how much linear memory all instances may hold together, in bytes; 0: not bounded.
-    pub fn set_memory(&self, bytes: u64) {
-        self.shared.budget.set_limit(bytes);
-    }
-
     pub async fn remove(&self, uid: &str) {
         let Some(entry) = self.entries().remove(uid) else {
             return;

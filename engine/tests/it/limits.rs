@@ -121,6 +121,8 @@ async fn spinning_guests_leave_their_neighbours_the_cores() {
     for _ in 0..100 {
         assert_eq!(get(good, "/").await.status, 200);
     }
+    let health = get(engine.metrics, "/healthz").await;
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
     assert!(
         spinning.iter().all(|call| !call.is_finished()),
         "a hundred calls took {:?}, longer than the others spun",
@@ -299,8 +301,6 @@ async fn instances_that_wait_make_room_for_calls() {
     engine.end().await;
 }
 
-#[tokio::test]
-async fn a_call_that_finds_no_memory_is_told_to_come_back() {
 /// Changes how much all guests may hold, while they run.
 async fn set_memory(engine: &Engine, memory_bytes: u64) {
     let message = to_engine::Message::SetMemory(proto::SetMemory { memory_bytes });
@@ -359,6 +359,8 @@ async fn memory_that_a_pod_is_given_is_its_guests() {
     engine.end().await;
 }
 
+#[tokio::test]
+async fn a_call_that_finds_no_memory_is_told_to_come_back() {
     let mut engine = Engine::start_with(1 << 18).await;
     let address = engine
         .place(

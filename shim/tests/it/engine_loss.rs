@@ -120,11 +120,15 @@ async fn a_pool_is_warm_again_and_says_how_many_calls_were_lost() {
     kill9(engine);
     let since = Instant::now();
     let waiting = tokio::spawn(async move { call(hello, "/").await });
+    eventually("its end", || (!runs(engine)).then_some(())).await;
+    // Who probes it meets the next one.
+    let health = tokio::spawn(async move { call(metrics, "/healthz").await });
     warm(&mut host, "hello-c", 20, Some(engine)).await;
     let waited = since.elapsed();
     println!("20 instances are warm {waited:?} after the engine was killed");
     assert!(waited < 2 * AGAIN, "{waited:?}");
     assert!(waiting.await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(health.await.unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(hanging.await.unwrap(), "", "it was in the engine");
 
     let word = Outcome::EngineLost.as_str();
