@@ -13,6 +13,21 @@ use seccompiler::{
     SeccompRule,
 };
 
+/// Resources of which a process gets nothing, and their names.
+const NONE_OF: &[(Resource, &str)] = &[
+    // What guests hold in memory belongs on no disk.
+    (Resource::Core, "core dumps"),
+    // What follows is the node's, and no part of answering calls: memory that is never given back, messages in the kernel,
+    // a place before others.
+    (Resource::Memlock, "locked memory"),
+    (Resource::Msgqueue, "message queues"),
+    (Resource::Rtprio, "realtime priority"),
+    (Resource::Nice, "priority"),
+    // Signals that wait with what they say. Those of faults, which are a guest's traps, do not wait; and all engines without
+    // a user of their own count as one.
+    (Resource::Sigpending, "pending signals"),
+];
+
 /// Calls by the numbers of this machine, with their names.
 type Calls = &'static [(&'static str, i64)];
 
@@ -158,12 +173,13 @@ pub(crate) enum Role {
 
 /// Locks this thread down, and every thread that it starts. Before there are others.
 pub(crate) fn engage(role: Role) -> Result<()> {
-    // What guests hold in memory belongs on no disk.
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
     };
-    setrlimit(Resource::Core, none).context("forbid core dumps")?;
+    for (resource, name) in NONE_OF {
+        setrlimit(*resource, none).with_context(|| format!("limit {name} to nothing"))?;
+    }
     for filter in [new_style_clone()?, forbidden(role)?] {
         // The last one says more than Ok: no process of ours goes on without.
         seccompiler::apply_filter(&filter).context("refuse system calls (seccomp)")?;
@@ -332,6 +348,25 @@ mod tests {
                 .chain(FORBIDDEN_TO_COMPILE_HERE);
             for (name, number) in all {
                 assert_eq!(call(*number, [0, 0]), Some(libc::EPERM), "{name}");
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_is_had_of_what_calls_do_not_need() {
+        locked(Role::Run, || {
+            let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+            for name in [
+                "core file size",
+                "locked memory",
+                "msgqueue size",
+                "realtime priority",
+                "nice priority",
+                "pending signals",
+            ] {
+                let line = limits.lines().find(|line| line.contains(name)).unwrap();
+                let numbers = line.split_whitespace().filter(|word| *word == "0");
+                assert_eq!(numbers.count(), 2, "{line}");
             }
         });
     }

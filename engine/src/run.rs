@@ -94,7 +94,7 @@ async fn serve(control: Arc<Channel>, backdoor: Option<Backdoor>) -> Result<()> 
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::spawn(serve::metrics(listener, host.metrics(), stop.clone()));
+        tokio::spawn(serve::about(listener, host.clone(), stop.clone()));
     }
     let placed = Arc::new(Notify::new());
     tokio::spawn(trim(placed.clone(), stop.clone()));
@@ -271,6 +271,7 @@ impl Rim {
             to_engine::Message::Start(_) => tracing::warn!("a second Start was passed over"),
             to_engine::Message::Place(place) => self.place(place, descriptors).await?,
             to_engine::Message::SetTarget(wire) => self.host.set_target(&wire.uid, wire.target),
+            to_engine::Message::SetMemory(wire) => self.host.set_memory(wire.memory_bytes),
             to_engine::Message::Remove(wire) => {
                 let (host, outbox) = (self.host.clone(), self.outbox.clone());
                 tokio::spawn(async move {

@@ -278,6 +278,14 @@ fn pod_spec(pool: &AgentPool, node: &str, settings: &PoolSettings) -> Value {
             "imagePullPolicy": "IfNotPresent",
             "env": env,
             "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+            // An engine that ends is followed by the next within the first of these; this is for one that is there and does
+            // nothing. One that stands still for a minute goes on.
+            "livenessProbe": {
+                "httpGet": {"path": "/healthz", "port": METRICS_PORT},
+                "periodSeconds": 10,
+                "timeoutSeconds": 5,
+                "failureThreshold": 9,
+            },
             "resources": resources,
             "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
             "volumeMounts": [{"name": "token", "mountPath": TOKEN_DIRECTORY, "readOnly": true}],
@@ -344,6 +352,12 @@ mod tests {
         assert_eq!(node_of(&pod), Some("node-1"));
         assert!(is_current(&pod, &made) && !is_unschedulable(&pod));
         assert_eq!(group_of(&pod), Some(group));
+        // One that stands still for a minute is not ended.
+        let probe = pod.spec.unwrap().containers.remove(0).liveness_probe;
+        let probe = probe.unwrap();
+        assert_eq!(probe.http_get.unwrap().path.as_deref(), Some("/healthz"));
+        let patience = probe.period_seconds.zip(probe.failure_threshold);
+        assert!(patience.is_some_and(|(period, times)| period * (times - 1) > 60));
     }
 
     #[test]

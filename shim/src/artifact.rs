@@ -3,18 +3,25 @@
 //! A file is native code that an engine will map, so it counts only when its SHA-256 is the one that was written down
 //! when the compile helper made it; anything else is dropped and made again. Files appear by rename, so a crash leaves
 //! nothing half written under a name that is read. Two pods that want the same bundle compile it once: the second
-//! waits for the first's file lock.
+//! waits for the first's file lock. What a crash leaves under other names, drafts and halves, goes with the next
+//! compilation of any bundle: whoever gets such a bundle's lock at once knows that nobody is at work on it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hearth_contract::proto::{BundleKind, Compiled};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+/// How the files of an artifact end.
+const ARTIFACT: [&str; 2] = ["cwasm", "json"];
+/// How files end that become those.
+const DRAFTS: [&str; 2] = ["draft", "json-draft"];
 
 /// The cache of one node.
 #[derive(Debug, Clone)]
@@ -106,18 +113,10 @@ impl Cache {
                 .mode(0o700)
                 .create(folder)?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(stem.with_extension("lock"))?;
         let wait = async {
             loop {
-                match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                    Ok(()) => return Ok::<(), io::Error>(()),
-                    Err(rustix::io::Errno::WOULDBLOCK) => {}
-                    Err(error) => return Err(error.into()),
+                if let Some(lock) = try_lock(&stem)? {
+                    return Ok::<_, io::Error>(lock);
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -127,13 +126,15 @@ impl Cache {
                 io::ErrorKind::TimedOut,
                 "another pod is still compiling the same bundle",
             )
-        })??;
-        Ok(Lock { _file: file })
+        })?
     }
 
     /// A new file for the compile helper. Needs the lock.
     pub fn draft(&self, fingerprint: &str, digest: &str, _lock: &Lock) -> io::Result<Draft> {
-        let path = self.stem(fingerprint, digest)?.with_extension("draft");
+        let stem = self.stem(fingerprint, digest)?;
+        // Leftovers must not be what there is no space for.
+        self.trim(&stem);
+        let path = stem.with_extension("draft");
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -193,41 +194,58 @@ impl Cache {
         if let Some(folder) = stem.parent() {
             File::open(folder)?.sync_all()?;
         }
-        if let Err(error) = self.evict(&stem) {
-            tracing::warn!(%error, "artifact cache could not be trimmed");
-        }
+        self.trim(&stem);
         open_verified(&stem)
     }
 
-    /// Removes the least recently used artifacts, of any fingerprint, until the rest fits. `keep` stays.
+    fn trim(&self, keep: &Path) {
+        if let Err(error) = self.evict(keep) {
+            tracing::warn!(%error, "artifact cache could not be trimmed");
+        }
+    }
+
+    /// Removes what crashes left, and then the least recently used artifacts, of any fingerprint, until the rest fits: what is
+    /// being made counts too. `keep` stays.
     fn evict(&self, keep: &Path) -> io::Result<()> {
+        let mut total = 0;
         let mut artifacts = Vec::new();
-        for folder in fs::read_dir(&self.root)? {
-            let folder = folder?.path();
-            let Ok(entries) = fs::read_dir(&folder) else {
-                continue;
-            };
-            for entry in entries {
-                let path = entry?.path();
-                if path.extension().is_some_and(|end| end == "json") {
-                    let used = fs::metadata(&path)?.modified()?;
-                    let bytes = fs::metadata(path.with_extension("cwasm")).map_or(0, |m| m.len());
-                    artifacts.push((used, bytes, path.with_extension("")));
-                }
+        for (stem, mut files) in self.files()? {
+            let is_kept = stem == keep;
+            if !is_kept && files.has_leftovers {
+                clear(&stem)?;
+                // Of a bundle that somebody is at work on, all is left.
+                files = Files::of(&stem);
+            }
+            total += files.bytes;
+            if let (false, Some(used)) = (is_kept, files.used) {
+                artifacts.push((used, files.bytes, stem));
             }
         }
-        let mut total: u64 = artifacts.iter().map(|(_, bytes, _)| bytes).sum();
         artifacts.sort();
         for (_, bytes, stem) in artifacts {
             if total <= self.bytes {
                 break;
             }
-            if stem != keep {
-                remove(&stem);
-                total = total.saturating_sub(bytes);
-            }
+            remove(&stem);
+            clear(&stem)?;
+            total = total.saturating_sub(bytes);
         }
         Ok(())
+    }
+
+    /// Everything in the cache, by the path without its extension.
+    fn files(&self) -> io::Result<BTreeMap<PathBuf, Files>> {
+        let mut stems = BTreeMap::new();
+        for folder in fs::read_dir(&self.root)? {
+            let Ok(entries) = fs::read_dir(folder?.path()) else {
+                continue;
+            };
+            for entry in entries {
+                let stem = entry?.path().with_extension("");
+                stems.entry(stem).or_insert_with_key(|stem| Files::of(stem));
+            }
+        }
+        Ok(stems)
     }
 
     /// The path without its extension. Both parts come from outside, so both are checked.
@@ -297,11 +315,81 @@ pub(crate) fn hash(file: &mut (impl Read + Seek)) -> io::Result<(String, u64)> {
     Ok((hex, bytes))
 }
 
-fn remove(stem: &Path) {
-    for end in ["json", "cwasm"] {
-        if let Err(error) = fs::remove_file(stem.with_extension(end)) {
-            tracing::debug!(path = %stem.display(), %error, "artifact was not removed");
+/// What there is of one bundle.
+#[derive(Debug, Default)]
+struct Files {
+    /// Of all files together.
+    bytes: u64,
+    /// When the artifact was used last, where it is whole.
+    used: Option<SystemTime>,
+    /// Besides that, or instead.
+    has_leftovers: bool,
+}
+
+impl Files {
+    /// Looks. What goes meanwhile is not there.
+    fn of(stem: &Path) -> Self {
+        let look = |end: &str| fs::metadata(stem.with_extension(end)).ok();
+        let [artifact, sidecar] = ARTIFACT.map(look);
+        let drafts: Vec<_> = DRAFTS.into_iter().filter_map(look).collect();
+        let used = artifact.as_ref().and(sidecar.as_ref());
+        let used = used.and_then(|sidecar| sidecar.modified().ok());
+        let all = drafts.iter().chain(&artifact).chain(&sidecar);
+        Self {
+            bytes: all.map(fs::Metadata::len).sum(),
+            used,
+            has_leftovers: used.is_none() || !drafts.is_empty(),
         }
+    }
+}
+
+/// Takes the right to make an artifact when nobody has it.
+fn try_lock(stem: &Path) -> io::Result<Option<Lock>> {
+    let path = stem.with_extension("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    // Whoever clears a bundle away removes its lock with it: the next one may have made another of the name.
+    let (locked, there) = (file.metadata()?, fs::metadata(&path));
+    let is_there =
+        there.is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino()));
+    Ok(is_there.then_some(Lock { _file: file }))
+}
+
+/// Clears away what crashes left of a bundle, unless somebody is at work on it; and the bundle's lock, when nothing is left.
+fn clear(stem: &Path) -> io::Result<()> {
+    let Some(_lock) = try_lock(stem)? else {
+        return Ok(());
+    };
+    DRAFTS.into_iter().for_each(|end| remove_file(stem, end));
+    if Files::of(stem).used.is_none() {
+        remove(stem);
+        remove_file(stem, "lock");
+    }
+    Ok(())
+}
+
+/// The sidecar first: without it nobody takes the artifact.
+fn remove(stem: &Path) {
+    for end in ARTIFACT.into_iter().rev() {
+        remove_file(stem, end);
+    }
+}
+
+fn remove_file(stem: &Path, end: &str) {
+    let path = stem.with_extension(end);
+    match fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "file was not removed"),
     }
 }
 
@@ -411,6 +499,86 @@ mod tests {
         }
         assert!(cache.lookup(ENGINE, &digest(1)).unwrap().is_none());
         assert!(cache.lookup(ENGINE, &digest(3)).unwrap().is_some());
+    }
+
+    /// The names of what is in the cache.
+    fn names(cache: &Cache) -> Vec<String> {
+        let entries = fs::read_dir(cache.root.join(ENGINE)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        // All bytes of a digest are the same here.
+        let mut names: Vec<_> = names.map(|name| name[62..].to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn what_crashes_left_goes_and_what_is_at_work_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path(), 1 << 20);
+        let leave = |byte: u8, ends: &[&str]| {
+            let stem = cache.stem(ENGINE, &digest(byte)).unwrap();
+            fs::create_dir_all(stem.parent().unwrap()).unwrap();
+            for end in ends {
+                fs::write(stem.with_extension(end), b"left").unwrap();
+            }
+        };
+        leave(1, &["draft", "lock"]);
+        leave(2, &["cwasm", "json-draft", "lock"]);
+        leave(3, &["json", "lock"]);
+        leave(4, &["lock"]);
+        put(&cache, &digest(5), b"code").await.unwrap();
+        leave(5, &["draft", "json-draft"]);
+        let short = Duration::from_millis(30);
+        let at_work = cache.lock(ENGINE, &digest(6), short).await.unwrap();
+        leave(6, &["draft"]);
+        put(&cache, &digest(7), b"code").await.unwrap();
+        let whole = |name: &str| ["cwasm", "json", "lock"].map(|end| format!("{name}.{end}"));
+        let others = [whole("05"), whole("07")].concat();
+        let working = ["06.draft", "06.lock"].map(str::to_owned);
+        let mut expected = [others.clone(), working.to_vec()].concat();
+        expected.sort();
+        assert_eq!(names(&cache), expected);
+        assert!(cache.lookup(ENGINE, &digest(5)).unwrap().is_some());
+        drop(at_work);
+        put(&cache, &digest(7), b"code").await.unwrap();
+        assert_eq!(names(&cache), others);
+    }
+
+    #[tokio::test]
+    async fn drafts_that_are_being_written_take_room_from_artifacts() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path(), 1000);
+        put(&cache, &digest(1), &[1; 100]).await.unwrap();
+        let short = Duration::from_millis(30);
+        let lock = cache.lock(ENGINE, &digest(2), short).await.unwrap();
+        let mut draft = cache.draft(ENGINE, &digest(2), &lock).unwrap();
+        draft.file.write_all(&[2; 900]).unwrap();
+        put(&cache, &digest(3), &[3; 100]).await.unwrap();
+        assert!(cache.lookup(ENGINE, &digest(1)).unwrap().is_none());
+        assert!(cache.lookup(ENGINE, &digest(3)).unwrap().is_some());
+        assert_eq!(
+            names(&cache),
+            ["02.draft", "02.lock", "03.cwasm", "03.json", "03.lock"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_was_cleared_away_is_not_taken_for_the_one_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path(), 1 << 20);
+        let short = Duration::from_millis(30);
+        let first = cache.lock(ENGINE, &digest(1), short).await.unwrap();
+        let stem = cache.stem(ENGINE, &digest(1)).unwrap();
+        let name = digest(1);
+        let patient = cache.lock(ENGINE, &name, Duration::from_secs(60));
+        // After that has tried once.
+        let clear = async {
+            remove_file(&stem, "lock");
+            drop(first);
+        };
+        let second = tokio::join!(patient, clear).0.unwrap();
+        let late = cache.lock(ENGINE, &digest(1), short).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "{second:?}");
     }
 
     #[test]

@@ -85,10 +85,23 @@ pub struct Death {
 }
 
 impl Death {
-    /// Whether it ended by itself, where it stood: nobody killed it.
+    /// Whether what ran in it may have ended it: by a signal of its own doing, or by memory that it took until the kernel ended
+    /// the process. A KILL for any other reason is somebody's wish. An engine that ends with a code does so on the thread that
+    /// listens to the shim, where no guest runs: what ran beside that has no part in it.
     pub fn is_crash(&self) -> bool {
-        self.signal
-            .is_some_and(|signal| signal != KILL.cast_signed())
+        let is_killed = self.signal == Some(KILL.cast_signed());
+        self.out_of_memory || (self.signal.is_some() && !is_killed)
+    }
+
+    /// The message, and what it means of memory.
+    pub fn explained(&self) -> String {
+        match self.out_of_memory {
+            true => format!(
+                "{}: the container's processes and guests took all of resources.limits.memory",
+                self.message
+            ),
+            false => self.message.clone(),
+        }
     }
 }
 
@@ -104,6 +117,8 @@ pub enum Event {
         /// After [`Engine::hand_over`]: the engine before it, which answers calls until it is let go.
         before: Option<Predecessor>,
     },
+    /// After [`Engine::hand_over`]: another engine could not be started; the one that runs goes on.
+    NotFollowed(std::io::Error),
     /// A predecessor has ended.
     Left,
     /// It said something.
@@ -133,6 +148,7 @@ pub struct Engine {
     /// What happens to it.
     pub events: mpsc::Receiver<Event>,
     pid: watch::Receiver<Option<u32>>,
+    memory: watch::Sender<u64>,
     supervisor: JoinHandle<()>,
 }
 
@@ -151,12 +167,14 @@ impl Engine {
         let (orders, waiting) = mpsc::unbounded_channel();
         let (said, events) = mpsc::channel(QUEUE);
         let (set_pid, pid) = watch::channel(None);
+        let (memory, memory_bytes) = watch::channel(setup.start.memory_bytes);
         let supervisor = tokio::spawn(
             Supervisor {
                 setup,
                 waiting,
                 said,
                 pid: set_pid,
+                memory: memory_bytes,
                 number: 0,
                 running: None,
                 leaving: JoinSet::new(),
@@ -167,6 +185,7 @@ impl Engine {
             orders,
             events,
             pid,
+            memory,
             supervisor,
         }
     }
@@ -177,10 +196,16 @@ impl Engine {
         let _ = self.orders.send(Order::Send(number, Box::new(parcel)));
     }
 
-    /// Starts another engine beside the one that runs; [`Event::Up`] says when it took over. Where it cannot be started,
-    /// or none runs now, everything goes on as it was.
+    /// Starts another engine beside the one that runs; [`Event::Up`] says when it took over, and [`Event::NotFollowed`] that it
+    /// cannot be started. Where none runs now, the next one to start is it.
     pub fn hand_over(&self) {
         let _ = self.orders.send(Order::HandOver);
+    }
+
+    /// How much linear memory the guests of an engine may hold, in bytes; 0: not bounded. Written anew, it is told to those
+    /// that run, and later ones start with it.
+    pub fn memory(&self) -> watch::Sender<u64> {
+        self.memory.clone()
     }
 
     /// The process that runs now.
@@ -194,6 +219,8 @@ struct Supervisor {
     waiting: mpsc::UnboundedReceiver<Order>,
     said: mpsc::Sender<Event>,
     pid: watch::Sender<Option<u32>>,
+    /// What guests may hold.
+    memory: watch::Receiver<u64>,
     /// Of the engine that was started last.
     number: u64,
     /// What the engine runs that was started last, as it says itself.
@@ -272,10 +299,9 @@ impl Supervisor {
                     None => channel_open = false,
                 },
                 order = self.waiting.recv() => match order {
-                    Some(Order::Send(to, parcel)) if to == self.number => match send(&process, *parcel).await {
-                        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => channel_open = false,
-                        sent => sent?,
-                    },
+                    Some(Order::Send(to, parcel)) if to == self.number => {
+                        channel_open = unless_broken(send(&process, *parcel).await)?;
+                    }
                     Some(Order::Send(..)) => {}
                     Some(Order::HandOver) => match self.successor().await {
                         Ok((successor, fingerprint, running)) => {
@@ -285,16 +311,21 @@ impl Supervisor {
                             let before = std::mem::replace(&mut process, successor);
                             let (holds, held) = oneshot::channel();
                             while self.leaving.try_join_next().is_some() {}
-                            self.leaving.spawn(leave(before, held, self.said.clone()));
+                            let memory = self.memory.clone();
+                            self.leaving.spawn(leave(before, held, memory, self.said.clone()));
                             let before = Some(Predecessor { _holds: holds });
                             channel_open = self.up(fingerprint, before).await;
                         }
                         Err(error) => {
-                            tracing::error!(%error, "the new engine could not be started; the old one goes on");
+                            channel_open = self.said.send(Event::NotFollowed(error)).await.is_ok();
                         }
                     },
                     None => channel_open = false,
                 },
+                Ok(()) = self.memory.changed() => {
+                    let told = send(&process, of_memory(&mut self.memory)).await;
+                    channel_open = unless_broken(told)?;
+                }
             }
         }
         end(&mut process).await
@@ -342,6 +373,7 @@ impl Supervisor {
         let start = Parcel {
             message: to_engine::Message::Start(proto::Start {
                 running: true,
+                memory_bytes: *self.memory.borrow(),
                 ..self.setup.start.clone()
             }),
             descriptors: metrics.chain([running.descriptor()]).collect(),
@@ -381,7 +413,12 @@ fn pause(in_a_row: u32, lived: Duration) -> Duration {
 
 /// The rest of an engine's life once another has taken its place: it answers calls until it is let go, and then those that
 /// it has.
-async fn leave(mut process: Process, mut held: oneshot::Receiver<()>, said: mpsc::Sender<Event>) {
+async fn leave(
+    mut process: Process,
+    mut held: oneshot::Receiver<()>,
+    mut memory: watch::Receiver<u64>,
+    said: mpsc::Sender<Event>,
+) {
     let mut until = None;
     loop {
         tokio::select! {
@@ -401,6 +438,11 @@ async fn leave(mut process: Process, mut held: oneshot::Receiver<()>, said: mpsc
                     break;
                 }
             },
+            Ok(()) = memory.changed() => {
+                if send(&process, of_memory(&mut memory)).await.is_err() {
+                    break;
+                }
+            }
             () = sleep_until(until) => break,
         }
     }
@@ -431,6 +473,23 @@ fn unless_reset<T>(received: std::io::Result<Option<T>>) -> std::io::Result<Opti
     }
 }
 
+/// Whether an engine is there to be told more.
+fn unless_broken(sent: std::io::Result<()>) -> std::io::Result<bool> {
+    match sent {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        sent => sent.map(|()| true),
+    }
+}
+
+/// What guests may hold now.
+fn of_memory(memory: &mut watch::Receiver<u64>) -> Parcel {
+    let memory_bytes = *memory.borrow_and_update();
+    Parcel {
+        message: to_engine::Message::SetMemory(proto::SetMemory { memory_bytes }),
+        descriptors: Vec::new(),
+    }
+}
+
 async fn send(process: &Process, parcel: Parcel) -> std::io::Result<()> {
     let message = ToEngine {
         message: Some(parcel.message),
@@ -450,6 +509,27 @@ fn describe(status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crashes_are_what_a_guest_may_have_brought_about() {
+        for (signal, out_of_memory, expected) in [
+            (Some(11), false, true),
+            (Some(6), false, true),
+            (Some(9), false, false),
+            (Some(9), true, true),
+            (None, false, false),
+        ] {
+            let death = Death {
+                message: "m".to_owned(),
+                signal,
+                out_of_memory,
+                in_a_row: 1,
+                running: Vec::new(),
+            };
+            assert_eq!(death.is_crash(), expected, "{death:?}");
+            assert_eq!(death.explained().contains("memory"), out_of_memory);
+        }
+    }
 
     #[test]
     fn starts_lie_apart_and_an_engine_that_lived_is_followed_at_once() {

@@ -25,7 +25,7 @@ use crate::process::{self, Network};
 use crate::spec::{Kind, Resources, Spec, annotation, classify};
 use crate::state_file::{self, StateFile};
 use crate::sysctl;
-use crate::workload::{Ended, Surroundings, Workload};
+use crate::workload::{Ended, Link, Surroundings, Workload};
 
 /// Containers that one pod may have: init containers that ended are deleted before the next starts, so this is far
 /// above what kubelet makes.
@@ -50,7 +50,8 @@ pub struct Container {
     abandoned: CancellationToken,
     /// Between create and start.
     workload: tokio::sync::Mutex<Option<Workload>>,
-    pid: Mutex<Option<watch::Receiver<Option<u32>>>>,
+    /// From create on.
+    engine: Mutex<Option<Link>>,
     cgroup: Option<Cgroup>,
 }
 
@@ -73,13 +74,12 @@ impl Container {
 
     /// Processes: the shim itself, which is the task, and the engine.
     pub fn pids(&self) -> Vec<u32> {
-        let engine = self
-            .pid
-            .lock()
-            .expect("no panic while it is held")
-            .as_ref()
-            .and_then(|pid| *pid.borrow());
+        let engine = self.engine().as_ref().and_then(Link::pid);
         std::iter::once(std::process::id()).chain(engine).collect()
+    }
+
+    fn engine(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+        self.engine.lock().expect("no panic while it is held")
     }
 
     /// Its control group; `None` for a container without one.
@@ -186,7 +186,7 @@ impl Pod {
             state: watch::Sender::new(State::Creating),
             signal: watch::Sender::new(0),
             workload: tokio::sync::Mutex::new(None),
-            pid: Mutex::default(),
+            engine: Mutex::default(),
             cgroup,
         });
         let mut reservation = self.reserve(&container)?;
@@ -295,7 +295,7 @@ impl Pod {
             container.cgroup.clone(),
         )
         .await?;
-        *container.pid.lock().expect("no panic while it is held") = Some(workload.pid());
+        *container.engine() = Some(workload.link());
         *container.workload.lock().await = Some(workload);
         Ok(())
     }
@@ -430,13 +430,21 @@ impl Pod {
         Ok(response)
     }
 
-    /// Task update: new limits.
+    /// Task update: new limits. What guests may hold follows the memory limit.
     pub fn update(&self, id: &str, resources: &Resources) -> Result<(), TaskError> {
-        match &self.container(id)?.cgroup {
-            Some(cgroup) => cgroup
+        let container = self.container(id)?;
+        let Some(cgroup) = &container.cgroup else {
+            return Ok(());
+        };
+        let apply = || {
+            cgroup
                 .apply(resources)
-                .map_err(TaskError::node("applying the container's new limits")),
-            None => Ok(()),
+                .map_err(TaskError::node("applying the container's new limits"))
+        };
+        let memory = resources.memory.filter(|memory| memory.limit.is_some());
+        match (memory, &*container.engine()) {
+            (Some(memory), Some(engine)) => engine.limit_memory(memory.limit_bytes(), apply),
+            _ => apply(),
         }
     }
 }

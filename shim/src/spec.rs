@@ -170,6 +170,14 @@ pub struct Memory {
     pub swap: Option<i64>,
 }
 
+impl Memory {
+    /// The limit in bytes, if there is one.
+    pub fn limit_bytes(&self) -> Option<u64> {
+        let limit = u64::try_from(self.limit?).ok();
+        limit.filter(|limit| *limit > 0)
+    }
+}
+
 /// `linux.resources.cpu`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -332,8 +340,7 @@ impl Spec {
 
     /// The memory limit in bytes, if there is one.
     pub fn memory_limit(&self) -> Option<u64> {
-        let limit = self.linux.resources.memory?.limit?;
-        u64::try_from(limit).ok().filter(|limit| *limit > 0)
+        self.linux.resources.memory?.limit_bytes()
     }
 }
 

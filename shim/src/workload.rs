@@ -64,6 +64,51 @@ impl Drop for Workload {
     }
 }
 
+/// A workload's engine, whichever it is.
+#[derive(Debug)]
+pub struct Link {
+    pid: watch::Receiver<Option<u32>>,
+    memory: watch::Sender<u64>,
+}
+
+impl Link {
+    /// The process that runs now.
+    pub fn pid(&self) -> Option<u32> {
+        *self.pid.borrow()
+    }
+
+    /// Changes the container's memory limit by `apply`, and with it what its guests may hold: they have less before that, more
+    /// behind it, and as much as they had where it fails.
+    pub fn limit_memory<E>(
+        &self,
+        limit: Option<u64>,
+        apply: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (before, after) = (*self.memory.borrow(), guest_bytes(limit));
+        self.bound(tighter(before, after));
+        let applied = apply();
+        self.bound(if applied.is_ok() { after } else { before });
+        applied
+    }
+
+    fn bound(&self, bytes: u64) {
+        self.memory
+            .send_if_modified(|held| std::mem::replace(held, bytes) != bytes);
+    }
+}
+
+/// What guests may hold of a container's memory, in bytes; 0: not bounded.
+fn guest_bytes(limit: Option<u64>) -> u64 {
+    limit.map_or(0, hearth_contract::guest_bytes)
+}
+
+fn tighter(one: u64, other: u64) -> u64 {
+    match (one, other) {
+        (0, bytes) | (bytes, 0) => bytes,
+        (one, other) => one.min(other),
+    }
+}
+
 /// How a workload ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -204,9 +249,12 @@ impl Workload {
         }
     }
 
-    /// The engine's process.
-    pub fn pid(&self) -> watch::Receiver<Option<u32>> {
-        self.host.pid.clone()
+    /// What reaches the engine wherever the workload is.
+    pub fn link(&self) -> Link {
+        Link {
+            pid: self.host.pid.clone(),
+            memory: self.host.memory.clone(),
+        }
     }
 
     /// Lives until the container ends. `signal` holds the last one that was sent, 0 for none.
@@ -287,17 +335,10 @@ fn after_death(death: &Death, kind: Kind, is_command: bool, draining: bool) -> O
         .signal
         .and_then(|signal| u32::try_from(signal).ok())
         .map_or(u8::MAX, signal_code);
-    let message = match death.out_of_memory {
-        true => format!(
-            "{}: the container's processes and guests took all of resources.limits.memory",
-            death.message
-        ),
-        false => death.message.clone(),
-    };
     let ended = Ended {
         code,
         out_of_memory: death.out_of_memory,
-        message,
+        message: death.explained(),
     };
     let ends = match kind {
         Kind::Pool => draining,
@@ -382,7 +423,7 @@ async fn setup(
         start: proto::Start {
             metrics: metrics.is_some(),
             resolver: Some(resolver::of_pod(spec)),
-            memory_bytes: spec.memory_limit().map_or(0, hearth_contract::guest_bytes),
+            memory_bytes: guest_bytes(spec.memory_limit()),
             roots_pem: String::new(),
             cores: spec.cores(),
             // Each engine gets a file of its own.
@@ -434,6 +475,29 @@ mod tests {
                 groups: Vec::new(),
             }
         );
+    }
+
+    #[test]
+    fn guests_let_go_before_a_limit_is_lowered_and_get_more_once_it_is_raised() {
+        const MIB: u64 = 1 << 20;
+        // What they had, the limit, whether that could be set, what they have meanwhile and then.
+        for (had, limit, is_set, meanwhile, then) in [
+            (224, Some(64), true, 32, 32),
+            (224, Some(64), false, 32, 224),
+            (32, Some(256), true, 32, 224),
+            (32, Some(256), false, 32, 32),
+            (32, None, true, 32, 0),
+            (0, Some(64), true, 32, 32),
+        ] {
+            let (memory, told) = watch::channel(had * MIB);
+            let (_, pid) = watch::channel(None);
+            let link = Link { pid, memory };
+            let set = link.limit_memory(limit.map(|limit| limit * MIB), || {
+                assert_eq!(*told.borrow(), meanwhile * MIB, "{had} to {limit:?}");
+                if is_set { Ok(()) } else { Err(()) }
+            });
+            assert_eq!((set.is_ok(), *told.borrow()), (is_set, then * MIB));
+        }
     }
 
     #[test]

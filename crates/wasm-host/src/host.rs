@@ -39,12 +39,12 @@ const REFILLS: usize = 2;
 /// How long a removal waits for calls; those that run longer end at their own deadlines.
 const REMOVAL: Duration = Duration::from_secs(30);
 
-/// What a process is told once.
+/// What a process is told at its start.
 #[derive(Debug, Clone, Default)]
 pub struct HostSettings {
     /// Names to addresses for calls out.
     pub names: Names,
-    /// Linear memory of all instances together, in bytes; 0: not bounded.
+    /// Linear memory of all instances together, in bytes; 0: not bounded. [`Host::set_memory`] changes it.
     pub memory_bytes: u64,
     /// PEM certificates that calls out trust; empty: the public roots that are built in.
     pub roots_pem: String,
@@ -293,6 +293,14 @@ impl Host {
         self.shared.metrics.clone()
     }
 
+    /// Returns when every thread that answers calls has shown that it does.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub async fn answer(&self) -> Result<(), tokio::task::JoinError> {
+        self.shared.lanes.answer().await
+    }
+
     fn grants(
         &self,
         function: &Function,
@@ -417,6 +425,11 @@ impl Host {
         entries.insert(uid, entry);
         function.note_change();
         Ok(function)
+    }
+
+    /// Changes how much linear memory all instances may hold together, in bytes; 0: not bounded.
+    pub fn set_memory(&self, bytes: u64) {
+        self.shared.budget.set_limit(bytes);
     }
 
     /// Changes a target. Unknown functions are passed over: a removal may have crossed the change.

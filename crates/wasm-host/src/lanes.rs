@@ -134,6 +134,23 @@ impl Lanes {
         self.quick.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns when each quick thread has done a little of what it is given: one that stands still answers no calls. Those of
+    /// the slow lane may have to wait for long, and are not asked.
+    ///
+    /// # Errors
+    /// When a thread is gone.
+    pub(crate) async fn answer(&self) -> Result<(), tokio::task::JoinError> {
+        let handles: Vec<_> = {
+            let quick = self.quick();
+            quick.iter().map(|worker| worker.handle.clone()).collect()
+        };
+        let asked: Vec<_> = handles.iter().map(|quick| quick.spawn(async {})).collect();
+        for answer in asked {
+            answer.await?;
+        }
+        Ok(())
+    }
+
     /// A quick thread for work that belongs to none, each in turn.
     pub(crate) fn any(&self) -> Handle {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
@@ -493,6 +510,18 @@ mod tests {
 
     fn name_of_thread() -> String {
         thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_stands_still_does_not_answer() {
+        let lanes = Lanes::start(None).unwrap();
+        lanes.answer().await.unwrap();
+        let (goes_on, stands) = mpsc::channel::<()>();
+        lanes.any().spawn(async move { stands.recv() });
+        let asked = tokio::time::timeout(Duration::from_millis(50), lanes.answer());
+        assert!(asked.await.is_err());
+        drop(goes_on);
+        lanes.answer().await.unwrap();
     }
 
     #[test]

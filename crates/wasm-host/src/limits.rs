@@ -13,7 +13,7 @@ pub(crate) trait Relief: Send + Sync {
 
 /// Linear memory that all instances of a process may hold together.
 pub(crate) struct MemoryBudget {
-    limit: u64,
+    limit: AtomicU64,
     held: AtomicU64,
     relief: OnceLock<Weak<dyn Relief>>,
 }
@@ -31,9 +31,20 @@ impl MemoryBudget {
     /// `limit` in bytes; 0 means that only the instances' own limits hold.
     pub(crate) fn new(limit: u64) -> Self {
         Self {
-            limit: if limit == 0 { u64::MAX } else { limit },
+            limit: AtomicU64::new(bound(limit)),
             held: AtomicU64::new(0),
             relief: OnceLock::new(),
+        }
+    }
+
+    /// Another limit, from now on. What is held over it by instances that wait for calls is given back; what calls hold is
+    /// theirs to their end, and nobody gets more until it fits again.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        let limit = bound(limit);
+        self.limit.store(limit, Ordering::Relaxed);
+        let over = self.held().saturating_sub(limit);
+        if over > 0 {
+            self.relieve(over);
         }
     }
 
@@ -48,9 +59,10 @@ impl MemoryBudget {
     }
 
     fn reserve(&self, bytes: u64) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
         self.held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                held.checked_add(bytes).filter(|held| *held <= self.limit)
+                held.checked_add(bytes).filter(|held| *held <= limit)
             })
             .is_ok()
     }
@@ -62,6 +74,13 @@ impl MemoryBudget {
     /// Bytes held now.
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
+    }
+}
+
+fn bound(limit: u64) -> u64 {
+    match limit {
+        0 => u64::MAX,
+        limit => limit,
     }
 }
 
@@ -163,6 +182,18 @@ mod tests {
         assert_eq!(budget.held(), 60);
         drop(limiter);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_is_lowered_takes_from_nobody_and_gives_nobody_more() {
+        let budget = Arc::new(MemoryBudget::new(100));
+        let mut limiter = InstanceLimiter::new(budget.clone(), 1000);
+        assert!(limiter.memory_growing(0, 80, None).unwrap());
+        budget.set_limit(50);
+        assert!(!limiter.memory_growing(80, 81, None).unwrap());
+        assert_eq!(budget.held(), 80);
+        budget.set_limit(0);
+        assert!(limiter.memory_growing(80, 1000, None).unwrap());
     }
 
     proptest! {

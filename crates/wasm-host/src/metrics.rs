@@ -228,13 +228,14 @@ impl Metrics {
         self.artifact.with_label_values(&labels).set(bytes);
     }
 
-    /// Counts calls to a function that ended with processes before this one.
+    /// Counts calls to a function that ended with processes before this one, which are `calls` in all. The counter is there
+    /// from the function's first placement on, at 0 too: one that appears at 1 has not increased for a scraper. A function
+    /// that is placed once more is not counted once more.
     pub(crate) fn lost(&self, key: &FunctionKey, calls: u64) {
         let [outcome, start] = LOST;
         let labels = [key.namespace.as_str(), key.name.as_str(), outcome, start];
-        if calls > 0 {
-            self.calls.with_label_values(&labels).inc_by(calls);
-        }
+        let counter = self.calls.with_label_values(&labels);
+        counter.inc_by(calls.saturating_sub(counter.get()));
     }
 
     /// The text that `/metrics` answers.
@@ -307,14 +308,37 @@ mod tests {
     use super::*;
     use crate::meters::Meters;
 
-    #[test]
-    fn counters_of_a_function_that_is_gone_go_too() {
-        let metrics = Metrics::new(Arc::new(MemoryBudget::new(1)));
-        let key = |name: &str| FunctionKey {
+    fn key(name: &str) -> FunctionKey {
+        FunctionKey {
             uid: String::new(),
             namespace: "n".to_owned(),
             name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_first_calls_that_are_lost_are_an_increase_between_two_scrapes() {
+        let line = "hearth_calls_total{function=\"f\",namespace=\"n\",outcome=\"engine_lost\",start=\"hit\"} ";
+        let scraped = |metrics: &Metrics| {
+            let text = metrics.text();
+            let value = text.lines().find_map(|found| found.strip_prefix(line));
+            value.map(|value| value.parse::<u64>().unwrap())
         };
+        // One process after the other, each told of all calls that were lost before it.
+        for lost in [0, 2, 2, 5] {
+            let metrics = Metrics::new(Arc::new(MemoryBudget::new(1)));
+            metrics.lost(&key("f"), lost);
+            assert_eq!(scraped(&metrics), Some(lost));
+            // Removed and placed again, in the same process.
+            metrics.forget(&key("f"));
+            metrics.lost(&key("f"), lost);
+            assert_eq!(scraped(&metrics), Some(lost));
+        }
+    }
+
+    #[test]
+    fn counters_of_a_function_that_is_gone_go_too() {
+        let metrics = Metrics::new(Arc::new(MemoryBudget::new(1)));
         for name in ["gone", "back", "there"] {
             metrics.placed(&key(name), &Placement::default());
             metrics.lost(&key(name), 3);

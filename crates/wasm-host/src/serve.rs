@@ -1,4 +1,5 @@
-//! Sockets: an accept loop for a function, HTTP/1.1 and HTTP/2 without TLS, and `/metrics`.
+//! Sockets: an accept loop for a function, HTTP/1.1 and HTTP/2 without TLS, and what a process says of
+//! itself: `/metrics` and `/healthz`.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -23,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call;
 use crate::function::HostedFunction;
+use crate::host::Host;
 use crate::lanes::Lanes;
-use crate::metrics::Metrics;
 
 /// How long a caller may take to send the head of a request, and a new connection to bring its first one.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -41,6 +42,8 @@ const PING: Duration = Duration::from_secs(20);
 const HEAD_BYTES: usize = 512 << 10;
 /// Connections of one function beside those that its places and its queue can use.
 const SPARE_CONNECTIONS: u32 = 256;
+/// How long threads may take to show that they answer calls: shorter than the time that probes wait.
+const HEALTH: Duration = Duration::from_secs(4);
 /// Pause after accepting failed, which is when descriptors run out: the next try would fail at once too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -171,23 +174,23 @@ async fn unused(is_used: &AtomicBool) {
     }
 }
 
-/// Answers `GET /metrics` until `stop`.
-pub async fn metrics(listener: TcpListener, metrics: Metrics, stop: CancellationToken) {
+/// Answers `GET /metrics` and `GET /healthz` until `stop`.
+pub async fn about(listener: TcpListener, host: Arc<Host>, stop: CancellationToken) {
     while let Some(stream) = accept(&listener, &stop).await {
-        let metrics = metrics.clone();
+        let host = host.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let metrics = metrics.clone();
+            let host = host.clone();
             async move {
-                let found = request.uri().path() == "/metrics";
-                let text = if found {
-                    metrics.text()
-                } else {
-                    "only /metrics is here\n".to_owned()
+                let (status, text) = match request.uri().path() {
+                    "/metrics" => (StatusCode::OK, host.metrics().text()),
+                    "/healthz" => health(&host).await,
+                    _ => {
+                        let text = "only /metrics and /healthz are here\n";
+                        (StatusCode::NOT_FOUND, text.to_owned())
+                    }
                 };
                 let mut response = Response::new(Full::new(Bytes::from(text)));
-                if !found {
-                    *response.status_mut() = http::StatusCode::NOT_FOUND;
-                }
+                *response.status_mut() = status;
                 Ok::<_, Infallible>(response)
             }
         });
@@ -197,6 +200,22 @@ pub async fn metrics(listener: TcpListener, metrics: Metrics, stop: Cancellation
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
+    }
+}
+
+/// Whether the threads that answer calls do what they are given.
+async fn health(host: &Host) -> (StatusCode, String) {
+    match timeout(HEALTH, host.answer()).await {
+        Ok(Ok(())) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(Err(error)) => {
+            let text = format!("a thread that answers calls is gone: {error}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        Err(_) => {
+            let seconds = HEALTH.as_secs();
+            let text = format!("a thread that answers calls did nothing else for {seconds} s\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use hearth_contract::Reuse;
+use hearth_contract::proto::{self, to_engine};
 use hearth_test_guests::Guest;
 
-use crate::harness::{Engine, ended, function, get};
+use crate::harness::{Engine, ended, function, get, patient};
 
 #[tokio::test]
 async fn a_guest_that_computes_is_cut_at_its_processor_time() {
@@ -120,6 +121,8 @@ async fn spinning_guests_leave_their_neighbours_the_cores() {
     for _ in 0..100 {
         assert_eq!(get(good, "/").await.status, 200);
     }
+    let health = get(engine.metrics, "/healthz").await;
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
     assert!(
         spinning.iter().all(|call| !call.is_finished()),
         "a hundred calls took {:?}, longer than the others spun",
@@ -295,6 +298,64 @@ async fn instances_that_wait_make_room_for_calls() {
     assert_eq!((answer.status, answer.outcome), (200, None));
     engine.report("second", |report| report.warm == 4).await;
     engine.report("first", |report| report.warm == 5).await;
+    engine.end().await;
+}
+
+/// Changes how much all guests may hold, while they run.
+async fn set_memory(engine: &Engine, memory_bytes: u64) {
+    let message = to_engine::Message::SetMemory(proto::SetMemory { memory_bytes });
+    engine.send(message, &[]).await;
+}
+
+#[tokio::test]
+async fn memory_that_is_taken_from_a_pod_is_given_back_by_instances_that_wait() {
+    let mut engine = Engine::start_with(10 << 18).await;
+    let warm = |count| move |function: &mut hearth_contract::Function| function.target = count;
+    let first = engine.place(Guest::Hello, function("first", warm(5))).await;
+    engine.report("first", |report| report.warm == 5).await;
+    engine
+        .place(Guest::Hello, function("second", warm(5)))
+        .await;
+    engine.report("second", |report| report.warm == 5).await;
+    // So that the second is the one that was called longest ago.
+    assert_eq!(get(first, "/").await.status, 200);
+    engine
+        .report("first", |report| {
+            report.warm == 5 && ended(report, "answered") == 1
+        })
+        .await;
+    set_memory(&engine, 6 << 18).await;
+    engine.report("second", |report| report.warm == 1).await;
+    engine.report("first", |report| report.warm == 5).await;
+    // A function that comes with the new bound: what is held and what it may.
+    let hoarder = function("hoarder", |function| function.target = 0);
+    let hoarder = engine.place(Guest::Mischief, hoarder).await;
+    let answer = get(hoarder, "/hoard").await;
+    assert_eq!(
+        (answer.status, answer.outcome.as_deref()),
+        (500, Some("out_of_memory")),
+        "{}",
+        answer.body
+    );
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn memory_that_a_pod_is_given_is_its_guests() {
+    let mut engine = Engine::start_with(1 << 18).await;
+    let one = patient("one");
+    let address = engine.place(Guest::Mischief, one).await;
+    let waiting = tokio::spawn(get(address, "/never"));
+    engine.report("one", |report| report.in_use == 1).await;
+    assert_eq!(get(address, "/").await.status, 503);
+    set_memory(&engine, 2 << 18).await;
+    // Messages are obeyed in order.
+    let uid = "uid-nobody".to_owned();
+    let remove = to_engine::Message::Remove(proto::Remove { uid });
+    engine.send(remove, &[]).await;
+    engine.removed("nobody").await;
+    assert_eq!(get(address, "/").await.status, 200);
+    waiting.abort();
     engine.end().await;
 }
 

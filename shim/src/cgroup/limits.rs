@@ -2,6 +2,10 @@
 
 use crate::spec::Resources;
 
+/// Kills all processes of a group with one. kubelet asks for that, and it is not done here: a compile helper that takes too
+/// much memory is to end before the engine that answers calls, and of two engines one is enough.
+const OOM_GROUP: &str = "memory.oom.group";
+
 /// One write into a group's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Write {
@@ -81,7 +85,7 @@ pub(super) fn v2(resources: &Resources) -> Vec<Write> {
     }
     for (file, value) in &resources.unified {
         // A name with a slash would lead out of the group.
-        if !file.contains('/') && file.contains('.') {
+        if !file.contains('/') && file.contains('.') && file != OOM_GROUP {
             writes.push(write("memory", file, value));
         }
     }
@@ -155,6 +159,21 @@ mod tests {
                 ("pids.max", "max"),
             ]
         );
+    }
+
+    #[test]
+    fn files_of_v2_are_written_by_name_but_for_those_that_harm() {
+        let named_files = |names: &[&str]| {
+            let values = names
+                .iter()
+                .map(|name| ((*name).to_owned(), "1".to_owned()));
+            Resources {
+                unified: values.collect(),
+                ..Resources::default()
+            }
+        };
+        let given = named_files(&["memory.high", "memory.oom.group", "../memory.max", "tasks"]);
+        assert_eq!(named(&v2(&given)), [("memory.high", "1")]);
     }
 
     #[test]

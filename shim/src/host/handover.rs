@@ -14,6 +14,9 @@ const LOOK: Duration = Duration::from_secs(3);
 /// How long a predecessor goes on at most when not every function came to serve in the new engine.
 const BRIDGE: Duration = Duration::from_secs(120);
 
+/// Shortest and longest pause before a new binary that could not be started is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
 /// The engine's binary, which an installation replaces by another file of its name.
 #[derive(Debug)]
 pub(super) struct Binary {
@@ -21,14 +24,27 @@ pub(super) struct Binary {
     /// Pods of a node start the new engine at different times within so long.
     spread: Duration,
     look: Interval,
+    /// What the engine runs that is up.
     runs: Option<File>,
-    due: Option<Instant>,
+    /// What shall take its place.
+    next: Option<Next>,
+    /// What is being started beside it.
+    tried: Option<File>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct File {
     device: u64,
     inode: u64,
+}
+
+/// Another file of the name, and when it is to be started.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    file: File,
+    due: Instant,
+    /// How often it could not be started.
+    failures: u32,
 }
 
 impl Binary {
@@ -45,34 +61,67 @@ impl Binary {
             spread,
             look,
             runs: None,
-            due: None,
+            next: None,
+            tried: None,
         };
         binary.started();
         binary
     }
 
-    /// An engine was started: what is there now is what runs.
+    /// An engine was started alone: what is there now is what runs.
     pub(super) fn started(&mut self) {
         self.runs = self.file();
-        self.due = None;
+        self.next = None;
+        self.tried = None;
+    }
+
+    /// What is there now is being started beside the engine that runs: until it [took over](Self::took_over) or
+    /// [failed](Self::failed) nothing else is.
+    pub(super) fn is_tried(&mut self) {
+        self.tried = self.file();
+    }
+
+    /// What was tried runs. A file that came meanwhile is another one.
+    pub(super) fn took_over(&mut self) {
+        self.runs = self.tried.take().or_else(|| self.file());
+    }
+
+    /// What was tried could not be started: after which pause it is tried again. Another file that takes its place meanwhile
+    /// does not wait.
+    pub(super) fn failed(&mut self, now: Instant) -> Duration {
+        let tried = self.tried.take();
+        let Some(next) = self.next.as_mut().filter(|next| Some(next.file) == tried) else {
+            return Duration::ZERO;
+        };
+        let pause = (AGAIN.0 * 2u32.pow(next.failures.min(16))).min(AGAIN.1);
+        next.failures += 1;
+        next.due = now + pause;
+        pause
     }
 
     /// Returns when another file has taken the binary's place and the time for this pod has come; again and again until it
-    /// [was started](Self::started). Can be dropped and called again.
+    /// [is tried](Self::is_tried). Can be dropped and called again.
     pub(super) async fn replaced(&mut self) {
         loop {
             self.look.tick().await;
-            let file = self.file();
-            if file.is_none() || file == self.runs {
-                self.due = None;
-                continue;
-            }
-            let now = Instant::now();
-            let spread = self.spread;
-            if *self.due.get_or_insert_with(|| now + part_of(spread)) <= now {
+            if self.tried.is_none() && self.is_due(Instant::now()) {
                 return;
             }
         }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let found = self.file().filter(|file| Some(*file) != self.runs);
+        let spread = self.spread;
+        self.next = found.map(|file| {
+            let known = self.next.filter(|next| next.file == file);
+            known.unwrap_or_else(|| Next {
+                file,
+                due: now + part_of(spread),
+                failures: 0,
+            })
+        });
+        self.next.is_some_and(|next| next.due <= now)
     }
 
     fn file(&self) -> Option<File> {
@@ -142,5 +191,46 @@ mod tests {
         // While it is being replaced there may be none.
         std::fs::remove_file(&path).unwrap();
         assert!(tokio::time::timeout(soon, binary.replaced()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_is_tried_again_after_pauses_that_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("engine");
+        // Open, as what runs is: else its number goes to the next file but one.
+        let mut open = Vec::new();
+        let mut install = |text: &str| {
+            let staged = dir.path().join("staged");
+            std::fs::write(&staged, text).unwrap();
+            open.push(std::fs::File::open(&staged).unwrap());
+            std::fs::rename(&staged, &path).unwrap();
+        };
+        install("one");
+        let mut binary = Binary::looked_at(path.clone(), Duration::ZERO, LOOK);
+        let mut now = Instant::now();
+        install("two");
+        for expected in [10, 20, 40, 80, 160, 300, 300] {
+            assert!(binary.is_due(now));
+            binary.is_tried();
+            let pause = binary.failed(now);
+            assert_eq!(pause.as_secs(), expected);
+            assert!(!binary.is_due(now + pause - Duration::from_millis(1)));
+            now += pause;
+        }
+        // One that is installed in its place does not wait, and begins anew.
+        binary.is_tried();
+        binary.failed(now);
+        install("three");
+        assert!(binary.is_due(now));
+        binary.is_tried();
+        assert_eq!(binary.failed(now).as_secs(), 10);
+        // One that is installed while another is tried is due when that runs.
+        binary.is_tried();
+        install("four");
+        binary.took_over();
+        assert!(binary.is_due(now));
+        binary.is_tried();
+        binary.took_over();
+        assert!(!binary.is_due(now));
     }
 }

@@ -106,6 +106,8 @@ pub struct Host {
     pub board: watch::Receiver<Board>,
     /// The engine's process.
     pub pid: watch::Receiver<Option<u32>>,
+    /// Write here how much linear memory guests may hold, in bytes; 0: not bounded.
+    pub memory: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -121,7 +123,7 @@ impl Host {
         let network = parts.setup.network.clone();
         let binary = Binary::new(parts.setup.exe.clone(), parts.handover_spread);
         let engine = Engine::start(parts.setup);
-        let pid = engine.pid();
+        let (pid, memory) = (engine.pid(), engine.memory());
         let (desired, wishes) = watch::channel(desired);
         let (publish, board) = watch::channel(Board::default());
         let (news, jobs) = mpsc::channel(QUEUE);
@@ -152,6 +154,7 @@ impl Host {
             desired,
             board,
             pid,
+            memory,
             task: tokio::spawn(actor.run()),
         }
     }
@@ -283,6 +286,7 @@ impl Actor {
                 match before {
                     Some(before) => {
                         tracing::info!(fingerprint, "another engine takes over");
+                        self.binary.took_over();
                         self.before = Some(Before::new(before));
                         self.removals.clear();
                         self.slots.values_mut().for_each(Slot::engine_follows);
@@ -311,6 +315,10 @@ impl Actor {
                 });
                 self.note_drained();
                 self.advance_all().await;
+            }
+            Event::NotFollowed(error) => {
+                let again_in = self.binary.failed(Instant::now());
+                tracing::error!(%error, ?again_in, "the new engine could not be started; the old one goes on");
             }
             Event::Left => {
                 self.before = None;
@@ -342,7 +350,7 @@ impl Actor {
         for uid in quarantine::guilty(&suspects) {
             if let Some(slot) = self.slots.get_mut(&uid) {
                 tracing::error!(uid, "engines die of it; it is kept away for a while");
-                slot.quarantine(&death.message, now);
+                slot.quarantine(&death.explained(), now);
             }
         }
     }
@@ -664,11 +672,13 @@ impl Actor {
             // One after the other.
             return;
         }
-        self.binary.started();
-        if self.up.is_some() && !self.drain_sent && !self.slots.values().any(is_command) {
-            tracing::info!("the engine's binary was replaced");
-            self.engine.hand_over();
+        if self.up.is_none() || self.drain_sent || self.slots.values().any(is_command) {
+            self.binary.started();
+            return;
         }
+        tracing::info!("the engine's binary was replaced");
+        self.binary.is_tried();
+        self.engine.hand_over();
     }
 
     /// Draining is finished when no engine has calls.

@@ -1,6 +1,9 @@
 //! The engine goes while it answers calls: it is killed, or a newer one takes its place.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_contract::Outcome;
@@ -8,6 +11,7 @@ use hearth_contract::proto::State;
 use hearth_shim::host::{Board, Host};
 use hearth_test_guests::Guest;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::node::{Callers, DEADLINE, Node, call, engine, eventually, free_port, plain, runs};
 
@@ -19,7 +23,7 @@ fn send(signal: Signal, pid: u32) {
     kill_process(pid, signal).unwrap();
 }
 
-fn kill9(pid: u32) {
+pub(crate) fn kill9(pid: u32) {
     send(Signal::KILL, pid);
 }
 
@@ -116,11 +120,15 @@ async fn a_pool_is_warm_again_and_says_how_many_calls_were_lost() {
     kill9(engine);
     let since = Instant::now();
     let waiting = tokio::spawn(async move { call(hello, "/").await });
+    eventually("its end", || (!runs(engine)).then_some(())).await;
+    // Who probes it meets the next one.
+    let health = tokio::spawn(async move { call(metrics, "/healthz").await });
     warm(&mut host, "hello-c", 20, Some(engine)).await;
     let waited = since.elapsed();
     println!("20 instances are warm {waited:?} after the engine was killed");
     assert!(waited < 2 * AGAIN, "{waited:?}");
     assert!(waiting.await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(health.await.unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(hanging.await.unwrap(), "", "it was in the engine");
 
     let word = Outcome::EngineLost.as_str();
@@ -145,12 +153,26 @@ async fn a_pool_is_warm_again_and_says_how_many_calls_were_lost() {
     assert!(text.contains(&line), "{line} is not in\n{text}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_newer_engine_takes_over_and_no_call_fails() {
+/// A folder into which engines may look.
+fn folder_for_all() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// Puts the engine's binary at a path, in place of another file that may be there.
+fn install(path: &Path, mode: u32) {
+    let staged = path.with_extension("staged");
+    std::fs::copy(engine(), &staged).unwrap();
+    std::fs::set_permissions(&staged, PermissionsExt::from_mode(mode)).unwrap();
+    std::fs::rename(&staged, path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_engine_takes_over_and_no_call_fails() {
+    let dir = folder_for_all();
     let installed = dir.path().join("hearth-engine");
-    std::fs::copy(engine(), &installed).unwrap();
+    install(&installed, 0o755);
     let node = Node::with_engine(installed.clone()).await;
     let port = free_port();
     let spec = plain(&["agent"], &[&format!("PORT={port}")]);
@@ -159,9 +181,7 @@ async fn a_newer_engine_takes_over_and_no_call_fails() {
     let old = node.engine_pid("agent", &[]).await;
     let callers = Callers::start(port, 8);
 
-    let staged = dir.path().join("staged");
-    std::fs::copy(engine(), &staged).unwrap();
-    std::fs::rename(&staged, &installed).unwrap();
+    install(&installed, 0o755);
     let new = node.engine_pid("agent", &[old]).await;
     eventually("the old engine to leave", || (!runs(old)).then_some(())).await;
     // Calls go on.
@@ -176,6 +196,43 @@ async fn a_newer_engine_takes_over_and_no_call_fails() {
     // What drains is the new one.
     node.kill("agent", 15).await.unwrap();
     assert_eq!(node.wait("agent").await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_engine_that_cannot_be_started_is_tried_again() {
+    let dir = folder_for_all();
+    let log = dir.path().join("log");
+    let writer = Arc::new(File::create(&log).unwrap());
+    // Of all tests of this process: the path tells which lines are ours.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(writer)
+        .init();
+    let installed = dir.path().join("hearth-engine");
+    install(&installed, 0o755);
+    let node = Node::with_engine(installed.clone()).await;
+    let port = free_port();
+    let spec = plain(&["agent"], &[&format!("PORT={port}")]);
+    node.create("agent", Guest::Hello, &spec).await.unwrap();
+    node.start_task("agent").await.unwrap();
+    let old = node.engine_pid("agent", &[]).await;
+    let callers = Callers::start(port, 2);
+
+    install(&installed, 0);
+    let path = installed.display().to_string();
+    eventually("a try that failed", || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        let says = |line: &str| line.contains("could not be started") && line.contains(&path);
+        log.lines().any(says).then_some(())
+    })
+    .await;
+    assert!(runs(old));
+    // The same file: nothing tells the shim but its next try.
+    std::fs::set_permissions(&installed, PermissionsExt::from_mode(0o755)).unwrap();
+    node.engine_pid("agent", &[old]).await;
+    eventually("the old engine to leave", || (!runs(old)).then_some(())).await;
+    let (answered, failed) = callers.end().await;
+    assert_eq!(failed, 0, "of {answered}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

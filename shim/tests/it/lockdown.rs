@@ -1,10 +1,10 @@
 //! What a guest reaches whose sandbox is broken, and a bundle that broke the compiler: the engine here has a door for that.
 
-use hearth_shim::host::Board;
+use hearth_shim::host::{Board, Desired, Host};
 use hearth_test_guests::Guest;
 use serde_json::json;
 
-use crate::node::{Node, call, free_port, plain, program, refusal};
+use crate::node::{Group, Node, call, free_port, plain, program, refusal};
 
 /// What no engine and no compile helper does for anybody.
 const REFUSED: [&str; 32] = [
@@ -171,6 +171,49 @@ async fn a_function_that_engines_die_of_is_kept_away_and_the_others_run_on() {
     });
     node.board(&mut host, serves("backdoor")).await;
     assert_eq!(attempt(poison, "setuid").await, "EPERM");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_takes_its_engines_memory_is_kept_away_too() {
+    let node = Node::start().await;
+    let group = Group::new(128 << 20);
+    let [metrics, poison, hello] = [free_port(), free_port(), free_port()];
+    // Nothing bounds guests before the group does, as when the host takes memory for them that is not theirs.
+    let mut parts = node.parts(program("hearth-engine"), metrics);
+    parts.setup.cgroup = Some(group.0.clone());
+    let mut host = Host::start(parts, Desired::default());
+    let mut hoarder = node.wanted(Guest::Mischief, 1, poison);
+    hoarder.function.limits.memory_bytes = (1 << 30).try_into().unwrap();
+    host.desired.send_modify(|desired| {
+        desired.started = true;
+        for wanted in [hoarder, node.wanted(Guest::Hello, 1, hello)] {
+            let uid = wanted.function.key.uid.clone();
+            desired.functions.insert(uid, wanted);
+        }
+    });
+    let serves = |name: &'static str| {
+        move |board: &Board| {
+            let report = board.functions.get(name);
+            board.down.is_none() && report.is_some_and(|report| report.answers && report.warm == 1)
+        }
+    };
+    for times in 1..=3 {
+        node.board(&mut host, serves("mischief")).await;
+        node.board(&mut host, serves("hello-c")).await;
+        assert_eq!(call(poison, "/hoard").await, "", "the kernel ends it");
+        let died = move |board: &Board| board.deaths == times;
+        node.board(&mut host, died).await;
+    }
+    let board = node.board(&mut host, serves("hello-c")).await;
+    let report = &board.functions["mischief"];
+    let failure = report.failure.clone().unwrap();
+    assert_eq!(
+        (failure.reason.as_str(), report.answers),
+        ("Quarantined", false)
+    );
+    let message = failure.message;
+    assert!(message.contains("resources.limits.memory"), "{message}");
+    assert!(call(hello, "/").await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]

@@ -3,14 +3,15 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, StateRequest, WaitRequest,
 };
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use hearth_contract::{Function, FunctionKey, Limits, proto};
+use hearth_shim::cgroup::{Cgroup, Hierarchy};
 use hearth_shim::config::Config;
 use hearth_shim::containerd::Containerd;
 use hearth_shim::engine::Setup;
@@ -22,6 +23,7 @@ use hearth_shim::pod::Pod;
 use hearth_shim::prepare::{Image, Preparer, Source};
 use hearth_shim::process::{NOBODY, Network};
 use hearth_shim::serve::services;
+use hearth_shim::spec::{Memory, Resources};
 use hearth_shim::state_file::StateFile;
 use hearth_test_guests::Guest;
 use serde_json::{Value, json};
@@ -226,6 +228,11 @@ impl Node {
 
     /// The same with engines of this binary.
     pub(crate) async fn host_of(&self, exe: PathBuf, metrics: u16) -> Host {
+        Host::start(self.parts(exe, metrics), Desired::default())
+    }
+
+    /// What such a host is made of.
+    pub(crate) fn parts(&self, exe: PathBuf, metrics: u16) -> Parts {
         let listener = std::net::TcpListener::bind(("::", metrics)).unwrap();
         let setup = Setup {
             exe: exe.clone(),
@@ -248,7 +255,7 @@ impl Node {
         };
         let containerd = self.dir.path().join("containerd.sock");
         let containerd = Containerd::new(&containerd.display().to_string(), "k8s.io").unwrap();
-        let parts = Parts {
+        Parts {
             setup,
             preparer: Preparer::new(containerd, &config, None),
             logs: Logs::open("", "").unwrap(),
@@ -257,8 +264,7 @@ impl Node {
             folders: Vec::new(),
             working_directory: String::new(),
             handover_spread: Duration::ZERO,
-        };
-        Host::start(parts, Desired::default())
+        }
     }
 
     /// A function of a guest, for a host, with as many warm instances on this port.
@@ -326,6 +332,53 @@ pub(crate) fn plain(args: &[&str], env: &[&str]) -> Value {
             "io.kubernetes.cri.sandbox-namespace": "test",
         },
     })
+}
+
+/// A specification with a control group of its own, and so many bytes of memory in it.
+pub(crate) fn limited(mut spec: Value, memory: u64) -> Value {
+    spec["linux"] = json!({
+        "cgroupsPath": group_path(),
+        "resources": {"memory": {"limit": memory}},
+    });
+    spec
+}
+
+/// Where nobody has a control group.
+fn group_path() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    format!("/hearth-test-{}-{number}", std::process::id())
+}
+
+/// A control group with so many bytes of memory. It goes with this value, and with it what runs in it.
+pub(crate) struct Group(pub(crate) Cgroup);
+
+impl Group {
+    pub(crate) fn new(memory: i64) -> Self {
+        let group = Cgroup::new(Hierarchy::of_this_node().unwrap(), &group_path()).unwrap();
+        group.create().unwrap();
+        let memory = Memory {
+            limit: Some(memory),
+            swap: None,
+        };
+        let resources = Resources {
+            memory: Some(memory),
+            ..Resources::default()
+        };
+        group.apply(&resources).unwrap();
+        Self(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.0.kill();
+        // What was killed leaves a moment later.
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.0.remove_now().is_err() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// A port that nobody has now.

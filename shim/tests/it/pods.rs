@@ -198,6 +198,19 @@ async fn an_engine_has_no_rights_and_cannot_get_any() {
     }
     let groups = status.lines().find(|line| line.starts_with("Groups:"));
     assert_eq!(groups.unwrap().trim(), "Groups:");
+    let limits = std::fs::read_to_string(format!("/proc/{engine}/limits")).unwrap();
+    for name in [
+        "Max core file size",
+        "Max locked memory",
+        "Max pending signals",
+        "Max msgqueue size",
+        "Max nice priority",
+        "Max realtime priority",
+    ] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.unwrap().split_whitespace().take(2);
+        assert_eq!(line.collect::<Vec<_>>(), ["0", "0"], "{name} in\n{limits}");
+    }
     let environment = std::fs::read(format!("/proc/{engine}/environ")).unwrap();
     assert!(environment.is_empty());
 }

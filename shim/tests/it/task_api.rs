@@ -5,14 +5,19 @@ use containerd_shim_protos::api::{
     KillRequest, PauseRequest, PidsRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest,
     StartRequest, StateRequest, StatsRequest, UpdateTaskRequest, WaitRequest,
 };
-use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::cgroups::metrics as v1;
+use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim_async::TaskClient;
 use hearth_shim::state_file::StateFile;
 use hearth_test_guests::Guest;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ttrpc::Code;
 
-use crate::node::{Node, call, eventually, free_port, plain, refusal, runs, unbounded};
+use crate::engine_loss::kill9;
+use crate::node::{Node, call, eventually, free_port, limited, plain, refusal, runs, unbounded};
 
 /// A request for the container `agent`.
 macro_rules! of_agent {
@@ -27,6 +32,8 @@ async fn a_pod_lives_through_every_call_that_is_answered() {
     node.pause().await;
     let port = free_port();
     let spec = plain(&["agent"], &[&format!("PORT={port}"), "GREETING=moin"]);
+    let spec = limited(spec, 128 << 20);
+    let group = Path::new(spec["linux"]["cgroupsPath"].as_str().unwrap()).to_owned();
     let pid = node.create("agent", Guest::Hello, &spec).await.unwrap();
     assert_eq!(pid, std::process::id(), "the shim is the task's process");
     assert_eq!(node.state("agent").await.unwrap(), "CREATED");
@@ -47,18 +54,12 @@ async fn a_pod_lives_through_every_call_that_is_answered() {
     let connected = task.connect(unbounded(), &of_agent!(ConnectRequest)).await;
     let connected = connected.unwrap();
     assert_eq!((connected.shim_pid, connected.task_pid), (pid, pid));
-    let limits = Any {
-        type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".to_owned(),
-        value: br#"{"memory":{"limit":67108864}}"#.to_vec(),
-        ..Any::default()
-    };
-    let update = of_agent!(UpdateTaskRequest, resources: MessageField::some(limits));
-    task.update(unbounded(), &update).await.unwrap();
-    let stats = task
-        .stats(unbounded(), &of_agent!(StatsRequest))
-        .await
-        .unwrap();
-    assert!(stats.stats.type_url.starts_with("io.containerd.cgroups."));
+    let before = memory(task).await;
+    assert_eq!(before.limit, 128 << 20);
+    // The engine is in it.
+    assert!(before.usage > 1 << 20, "{}", before.usage);
+    update_memory(task, 96 << 20).await;
+    assert_eq!(memory(task).await.limit, 96 << 20);
     let close = of_agent!(CloseIORequest, stdin: true);
     task.close_io(unbounded(), &close).await.unwrap();
     // The pod has containers: containerd says so after each container's end, and nothing comes of it.
@@ -75,8 +76,8 @@ async fn a_pod_lives_through_every_call_that_is_answered() {
     assert_eq!(node.wait("agent").await.unwrap(), 0);
     assert_eq!(node.state("agent").await.unwrap(), "STOPPED");
     assert_eq!(node.delete("agent").await.unwrap(), 0);
-    // With a control group it is gone before the exit is told; the test's container has none.
-    eventually("the engine's end", || (!runs(pids[1])).then_some(())).await;
+    assert!(!runs(pids[1]), "the engine is gone before the exit is told");
+    assert!(folders(&group).is_empty(), "{:?}", folders(&group));
 
     node.kill("pause", 9).await.unwrap();
     assert_eq!(node.wait("pause").await.unwrap(), 137);
@@ -101,6 +102,86 @@ async fn a_pod_lives_through_every_call_that_is_answered() {
     })
     .await;
     assert_eq!(node.heard.all(), expected);
+}
+
+/// What a container's control group says of its memory.
+#[derive(Debug)]
+struct MemoryNow {
+    usage: u64,
+    limit: u64,
+}
+
+async fn memory(task: &TaskClient) -> MemoryNow {
+    let stats = task.stats(unbounded(), &of_agent!(StatsRequest)).await;
+    let stats = stats.unwrap().stats.unwrap();
+    match stats.type_url.as_str() {
+        "io.containerd.cgroups.v1.Metrics" => {
+            let memory = v1::Metrics::parse_from_bytes(&stats.value).unwrap().memory;
+            MemoryNow {
+                usage: memory.usage.usage,
+                limit: memory.usage.limit,
+            }
+        }
+        "io.containerd.cgroups.v2.Metrics" => {
+            let memory = v2::Metrics::parse_from_bytes(&stats.value).unwrap().memory;
+            MemoryNow {
+                usage: memory.usage,
+                limit: memory.usage_limit,
+            }
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// Changes the memory limit of the container `agent`, as kubelet does for a pod that is resized in place.
+async fn update_memory(task: &TaskClient, bytes: u64) {
+    let limits = Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".to_owned(),
+        value: format!(r#"{{"memory":{{"limit":{bytes}}}}}"#).into_bytes(),
+        ..Any::default()
+    };
+    let update = of_agent!(UpdateTaskRequest, resources: MessageField::some(limits));
+    task.update(unbounded(), &update).await.unwrap();
+}
+
+/// Folders of a control group, in all hierarchies that are mounted.
+fn folders(group: &Path) -> Vec<PathBuf> {
+    let below = group.strip_prefix("/").unwrap();
+    let mounts = std::fs::read_dir("/sys/fs/cgroup").unwrap();
+    let mounts = mounts.map(|mount| mount.unwrap().path());
+    let all = mounts.chain([PathBuf::from("/sys/fs/cgroup")]);
+    let found = all.map(|mount| mount.join(below));
+    found.filter(|folder| folder.exists()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_keep_to_a_memory_limit_that_is_changed_in_place() {
+    let node = Node::start().await;
+    let port = free_port();
+    let mut spec = limited(plain(&["agent"], &[&format!("PORT={port}")]), 512 << 20);
+    spec["annotations"]["hearth.dev/memory"] = "400Mi".into();
+    node.create("agent", Guest::Mischief, &spec).await.unwrap();
+    node.start_task("agent").await.unwrap();
+    let engine = node.engine_pid("agent", &[]).await;
+    update_memory(&node.task, 128 << 20).await;
+    // More than the kernel gives now: it would end the engine where guests were not bounded.
+    let hoarded = call(port, "/hoard").await.to_lowercase();
+    assert!(
+        hoarded.contains("hearth-outcome: out_of_memory"),
+        "{hoarded}"
+    );
+    assert_eq!(node.engine_pid("agent", &[]).await, engine);
+    // The next engine knows it from its start.
+    kill9(engine);
+    node.engine_pid("agent", &[engine]).await;
+    let hoarded = call(port, "/hoard").await.to_lowercase();
+    assert!(
+        hoarded.contains("hearth-outcome: out_of_memory"),
+        "{hoarded}"
+    );
+    assert_eq!(node.state("agent").await.unwrap(), "RUNNING");
+    node.kill("agent", 9).await.unwrap();
+    assert_eq!(node.wait("agent").await.unwrap(), 137);
 }
 
 #[tokio::test]
