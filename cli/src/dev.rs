@@ -32,7 +32,7 @@ Examples:
   hearth dev                                    the project in this folder
   hearth dev src/agent.ts --env NAME=you --egress http://localhost:9000
 
-Limits, variables and egress are those of agentfunction.yaml, where the project has one, and of the options.
+Limits, variables and egress are those of agentfunction.yaml, where the project has one, and of the options. It is followed too.
 
 Exit codes: 0 ended by Ctrl-C, 1 could not start, 2 wrong options.")]
 pub(crate) struct Dev {
@@ -59,6 +59,7 @@ impl Dev {
             let listener = local::listen(self.here.address, self.here.port)?;
             let address = listener.local_addr()?;
             let mut session = Session {
+                dev: &self,
                 bundler: Bundler::start()?,
                 local: &local,
                 project: &project,
@@ -121,6 +122,7 @@ impl Dev {
 
 /// An agent and the files that it is made of.
 struct Session<'a> {
+    dev: &'a Dev,
     bundler: Bundler,
     local: &'a Local,
     project: &'a Project,
@@ -135,6 +137,8 @@ struct Session<'a> {
 impl Session<'_> {
     /// Bundles and serves what is there now. What is wrong is told, and what was served before goes on.
     fn reload(&mut self) -> bool {
+        let generation = self.function.generation + 1;
+        let function = self.dev.function(self.project);
         let bundle = match self.bundler.build(self.project, false) {
             Ok(bundle) => bundle,
             Err(error) => {
@@ -148,7 +152,14 @@ impl Session<'_> {
         if !bundle.errors.is_empty() {
             return false;
         }
-        self.function.generation += 1;
+        match function {
+            Ok(function) => self.function = function,
+            Err(error) => {
+                eprintln!("hearth: {error:#}");
+                return false;
+            }
+        }
+        self.function.generation = generation;
         let placed = Module::new("agent.js", bundle.module().into_bytes())
             .map_err(anyhow::Error::msg)
             .and_then(|module| {
@@ -171,16 +182,19 @@ impl Session<'_> {
                 let inputs = bundle.inputs.iter();
                 let inputs = inputs.map(|input| bundle.root.join(&input.path));
                 let own = inputs.filter(|path| !is_of_package(path));
-                seen(own.chain([self.project.root.join("package.json")]))
+                seen(own.chain(self.settings()))
             }
         };
     }
 
+    /// What is no code.
+    fn settings(&self) -> [PathBuf; 2] {
+        ["package.json", MANIFEST].map(|name| self.project.root.join(name))
+    }
+
     fn all(&self) -> Files {
-        let mut files = vec![
-            self.project.entry.clone(),
-            self.project.root.join("package.json"),
-        ];
+        let mut files = vec![self.project.entry.clone()];
+        files.extend(self.settings());
         below(&self.project.root, &mut files);
         seen(files.into_iter())
     }

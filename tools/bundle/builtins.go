@@ -20,6 +20,8 @@ var polyfills embed.FS
 const (
 	provided = "hearth-node"
 	absent   = "hearth-absent"
+	// What is global in Node and not in the environment: it is in the bundle where code names it.
+	globals = "hearth-globals"
 )
 
 // own marks what is resolved while something is resolved.
@@ -67,6 +69,21 @@ func isLate(kind api.ResolveKind) bool {
 }
 
 func (b *builtins) setup(build api.PluginBuild) {
+	build.OnResolve(api.OnResolveOptions{Filter: "^" + globals + "$"}, func(args api.OnResolveArgs) (api.OnResolveResult, error) {
+		return api.OnResolveResult{Path: globals, Namespace: globals, SideEffects: api.SideEffectsFalse}, nil
+	})
+	build.OnLoad(api.OnLoadOptions{Filter: ".*", Namespace: globals}, func(args api.OnLoadArgs) (api.OnLoadResult, error) {
+		contents := "export { Buffer } from \"node:buffer\";\nexport { default as process } from \"node:process\";\n"
+		return api.OnLoadResult{Contents: &contents, Loader: api.LoaderJS}, nil
+	})
+	build.OnResolve(api.OnResolveOptions{Filter: "^cloudflare:"}, func(args api.OnResolveArgs) (api.OnResolveResult, error) {
+		if args.Kind == api.ResolveJSDynamicImport {
+			b.note(absent, asked{args.Path, b.relative(args), true})
+			return api.OnResolveResult{Path: args.Path, Namespace: absent}, nil
+		}
+		text := args.Path + " is not there: it is Cloudflare's own. An agent is the default export { fetch(request, env, ctx) }, and variables are in its env"
+		return api.OnResolveResult{Errors: []api.Message{{Text: text}}}, nil
+	})
 	build.OnResolve(api.OnResolveOptions{Filter: ".*"}, func(args api.OnResolveArgs) (api.OnResolveResult, error) {
 		if _, isOwn := args.PluginData.(own); isOwn || args.Kind == api.ResolveEntryPoint {
 			return api.OnResolveResult{}, nil
@@ -116,11 +133,31 @@ func (b *builtins) builtin(name string, args api.OnResolveArgs) (api.OnResolveRe
 		return api.OnResolveResult{Path: name, Namespace: provided, SideEffects: api.SideEffectsFalse}, nil
 	}
 	if b.refuse[one] {
-		text := fmt.Sprintf("node:%s is not there: a sandbox has no such thing. --stub %s lets the code be loaded and throw where it uses it", name, name)
-		return api.OnResolveResult{Errors: []api.Message{{Text: text}}}, nil
+		return api.OnResolveResult{Errors: []api.Message{{Text: refusal(name)}}}, nil
 	}
 	b.note(absent, one)
 	return api.OnResolveResult{Path: name, Namespace: absent, SideEffects: api.SideEffectsFalse}, nil
+}
+
+func refusal(name string) string {
+	return fmt.Sprintf("node:%s is not there: a sandbox has no such thing. --stub %s lets the code be loaded and throw where it uses it", name, name)
+}
+
+// sift turns warnings of imports that bind nothing into errors where the module is not there, and drops them where it is:
+// esbuild leaves such an import out.
+func (b *builtins) sift(warnings []api.Message) (left, errors []api.Message) {
+	for _, warning := range warnings {
+		_, rest, _ := strings.Cut(warning.Text, "\""+absent+":")
+		name, _, isAbsent := strings.Cut(rest, "\"")
+		switch {
+		case warning.ID != "ignored-bare-import" || !strings.Contains(warning.Text, "\"hearth-"):
+			left = append(left, warning)
+		case isAbsent && !slices.Contains(b.stub, name):
+			warning.Text, warning.Notes = refusal(name), nil
+			errors = append(errors, warning)
+		}
+	}
+	return left, errors
 }
 
 func polyfill(name string) string {
@@ -166,7 +203,7 @@ func (b *builtins) told(kept map[string]bool) (has, lacks []module) {
 		}
 		told := module{Name: name}
 		for _, one := range imports {
-			if kept[one.importer] || strings.HasPrefix(one.importer, provided) {
+			if kept[one.importer] || one.importer == globals || strings.HasPrefix(one.importer, provided) {
 				told.Importers = append(told.Importers, one.importer)
 			}
 		}

@@ -139,8 +139,9 @@ type built struct {
 func (b *bundler) answer(result api.BuildResult) built {
 	made := built{kept: map[string]bool{}}
 	made.Root = b.root
-	made.Errors = problems(result.Errors)
-	made.Warnings = problems(result.Warnings)
+	warnings, bare := b.builtin.sift(result.Warnings)
+	made.Errors = problems(append(result.Errors, bare...))
+	made.Warnings = problems(warnings)
 	if len(made.Errors) > 0 {
 		return made
 	}
@@ -200,6 +201,7 @@ func options(asked request, root string, builtin *builtins) api.BuildOptions {
 		MinifyIdentifiers: asked.Minify,
 		MinifySyntax:      asked.Minify,
 		Loader:            map[string]api.Loader{".txt": api.LoaderText, ".md": api.LoaderText, ".wasm": api.LoaderBinary},
+		Inject:            []string{globals},
 		LogLevel:          api.LogLevelSilent,
 		Plugins:           []api.Plugin{{Name: "hearth", Setup: builtin.setup}},
 	}

@@ -129,6 +129,18 @@ fn what_cannot_be_bundled_is_named_with_its_file_and_line() {
             &["src/agent.ts:1:8: error", "left-pad"],
         ),
         (
+            "import \"node:http\";\nexport default {};",
+            &[
+                "src/agent.ts:1:",
+                "error: node:http is not there",
+                "--stub http",
+            ],
+        ),
+        (
+            "import { env } from \"cloudflare:workers\";\nexport default { fetch: () => env };",
+            &["src/agent.ts:1:", "it is Cloudflare's own"],
+        ),
+        (
             "export default {\n  fetch( { return 1 },\n};",
             &["src/agent.ts:2:", "error"],
         ),
@@ -150,6 +162,42 @@ fn what_cannot_be_bundled_is_named_with_its_file_and_line() {
     let agent = Running::start(folder, &["serve", "dist/agent.js", "--env", "NAME=you"]);
     assert!(agent.get("/").contains("hearth-outcome: threw"));
     agent.line("node:fs is not there, so that readFileSync cannot be used");
+}
+
+#[test]
+fn what_node_has_as_globals_is_there_where_code_names_it() {
+    let project = project(&files());
+    let folder = project.path();
+    let agent = "export default {
+  fetch() {
+    return new Response(Buffer.from(String(process.env.NAME) + typeof process.cwd).toString('hex'));
+  },
+};";
+    write(folder, "src/agent.ts", agent);
+    let report = stdout(&hearth(folder, &["build"]));
+    assert!(
+        report.contains("buffer: imported by") && report.contains("process: imported by"),
+        "{report}"
+    );
+    let agent = Running::start(folder, &["serve", "dist/agent.js"]);
+    let answer = agent.get("/");
+    assert!(
+        answer.ends_with("756e646566696e656466756e6374696f6e"),
+        "{answer}"
+    );
+    // Code that names neither has neither, nor is an import that binds nothing a fault.
+    write(
+        folder,
+        "src/agent.ts",
+        "import \"node:buffer\";\nexport default { fetch: () => new Response('x') };",
+    );
+    let output = hearth(folder, &["build"]);
+    let report = stdout(&output);
+    assert!(
+        !report.contains("buffer") && stderr(&output).is_empty(),
+        "{report}{}",
+        stderr(&output)
+    );
 }
 
 #[test]

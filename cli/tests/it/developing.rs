@@ -50,4 +50,18 @@ fn a_new_agent_answers_and_follows_its_files() {
     );
     agent.line("reloaded in");
     assert!(agent.get("/").ends_with("Hello, world!\n"));
+
+    // The manifest is followed as well.
+    let manifest = std::fs::read_to_string(folder.join("agentfunction.yaml")).unwrap();
+    let broken = manifest.replace("value: Hello", "valu: Hello");
+    assert_ne!(broken, manifest);
+    write(&folder, "agentfunction.yaml", &broken);
+    agent.line("valu");
+    write(
+        &folder,
+        "agentfunction.yaml",
+        &manifest.replace("value: Hello", "value: Servus"),
+    );
+    agent.line("reloaded in");
+    assert!(agent.get("/").ends_with("Servus, world!\n"));
 }
