@@ -22,6 +22,24 @@ JSValue engine_context = JS_UNDEFINED;
 #define COUNT_REFERENCE(p) (IS_FIXED(p) ? FIXED : ++JS_REF_COUNT(p))
 #define FORGET_REFERENCE(p) (IS_FIXED(p) ? FIXED : --JS_REF_COUNT(p))
 
+// The engine bounds recursion by C's stack. Frames are on wasmtime's own as well, 512 KB in which no program can look, and
+// meeting its end is a trap. So what calls itself takes as many bytes of C's stack as keep that the shorter one.
+#define TAKE(bytes)    \
+    char taken[bytes]; \
+    __asm__ volatile("" : : "r"(taken) : "memory")
+// In what checks for the end of the stack.
+#define DEEP 400
+// In the parser.
+#define TAKE_PARSING(state, bytes)              \
+    TAKE(bytes);                                \
+    if (is_stack_short((state)->ctx->rt, 0)) {  \
+        JS_ThrowStackOverflow((state)->ctx);    \
+        return -1;                              \
+    }
+
+static void engine_title(JSContext *ctx, DynBuf *text, JSValueConst error);
+static bool engine_hides(JSContext *ctx, JSAtom file);
+
 #include "quickjs.c"
 
 // Has what is allocated from now on lie together, and not in what arenas of the snapshot have left: each is on other pages.
@@ -40,10 +58,39 @@ static void close_arenas(JSRuntime *rt)
     }
 }
 
+static bool is_fixed;
+
+// Whether frames of a file are left out of stacks: those of the environment, but not while it is made.
+static bool engine_hides(JSContext *ctx, JSAtom file)
+{
+    const char *name = is_fixed && file != JS_ATOM_NULL ? JS_AtomToCString(ctx, file) : NULL;
+    bool is_ours = name && strncmp(name, "hearth:", 7) == 0;
+    JS_FreeCString(ctx, name);
+    return is_ours;
+}
+
+// The first line of a stack: what the error is called.
+static void engine_title(JSContext *ctx, DynBuf *text, JSValueConst error)
+{
+    if (!JS_IsObject(error))
+        return;
+    // Getters may throw.
+    JSValue before = JS_GetException(ctx);
+    JSValue title = js_error_toString(ctx, error, 0, NULL);
+    const char *line = JS_IsException(title) ? NULL : JS_ToCString(ctx, title);
+    if (line && *line)
+        dbuf_printf(text, "%s\n", line);
+    JS_FreeCString(ctx, line);
+    JS_FreeValue(ctx, title);
+    JS_FreeValue(ctx, JS_GetException(ctx));
+    JS_Throw(ctx, before);
+}
+
 // Fixes all that is there. Once, when the snapshot is made.
 void engine_fix(JSRuntime *rt)
 {
     close_arenas(rt);
+    is_fixed = true;
     struct list_head *at;
     list_for_each(at, &rt->gc_obj_list) {
         JSGCObjectHeader *object = list_entry(at, JSGCObjectHeader, link);

@@ -13,7 +13,7 @@
 
 // Bytes of C's stack that JavaScript may use: below what the linker gives it, and below what wasmtime's own stack holds of
 // frames by then.
-#define STACK (200 << 10)
+#define STACK (180 << 10)
 // Bytes that an instance may allocate above the snapshot, and then above what its module is, before cycles are looked for: more
 // than most calls do.
 #define GARBAGE (4 << 20)
@@ -31,7 +31,7 @@ extern JSRuntime *engine_runtime(void);
 static JSRuntime *runtime;
 static JSContext *context;
 // Functions of environment/main.js.
-static JSValue begin_function, accept_function, handle_function, problem_function, unhandled_function;
+static JSValue begin_function, accept_function, handle_function, problem_function, uncaught_function, unhandled_function;
 
 // Rejected promises that nobody has handled yet, each with its reason.
 static struct rejection {
@@ -76,15 +76,24 @@ static void flush_rejections(bool is_told)
     }
 }
 
-// Runs what is queued. False when a job itself cannot be run, which is when memory is out.
+// Runs what is queued. What a job throws, of queueMicrotask say, is told, and the next one runs. False when memory is out.
 static bool run_jobs(void)
 {
     JSContext *ctx;
     int ran;
-    while ((ran = JS_ExecutePendingJob(runtime, &ctx)) > 0) {}
-    if (ran < 0)
-        JS_FreeValue(context, JS_GetException(context));
-    return ran == 0;
+    while ((ran = JS_ExecutePendingJob(runtime, &ctx)) != 0) {
+        if (ran > 0)
+            continue;
+        JSValue thrown = JS_GetException(context);
+        JSValue is_told = JS_Call(context, uncaught_function, JS_UNDEFINED, 1, &thrown);
+        JS_FreeValue(context, thrown);
+        if (JS_IsException(is_told))
+            JS_FreeValue(context, JS_GetException(context));
+        // No value of its own is to be freed.
+        if (!JS_IsBool(is_told) || !JS_VALUE_GET_BOOL(is_told))
+            return false;
+    }
+    return true;
 }
 
 // The user's modules while they are compiled, the main one first.
@@ -292,6 +301,7 @@ __attribute__((export_name("wizer-initialize"))) void snapshot(void)
     accept_function = JS_GetPropertyStr(context, names, "accept");
     handle_function = JS_GetPropertyStr(context, names, "handle");
     problem_function = JS_GetPropertyStr(context, names, "loadProblem");
+    uncaught_function = JS_GetPropertyStr(context, names, "uncaught");
     unhandled_function = JS_GetPropertyStr(context, names, "unhandled");
     JS_FreeValue(context, names);
 

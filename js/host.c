@@ -6,6 +6,7 @@
 
 #include "clock.h"
 #include "digest.h"
+#include "press.h"
 #include "url.h"
 
 // Bytes of one write to a log, which takes no more at once.
@@ -23,8 +24,6 @@ struct entry {
     bool has_pollable;
     bool is_waited_for;
     wasi_io_poll_own_pollable_t pollable;
-    // When a timer is due, in nanoseconds of the host's clock.
-    uint64_t due;
     // Resolves the promise of who waits.
     JSValue resolve;
     union {
@@ -134,6 +133,18 @@ static void unsubscribe(struct entry *entry)
     entry->has_pollable = false;
 }
 
+// Has who waits for an entry go on. It runs no code of the user's: promises do that later.
+static void wake(JSContext *ctx, struct entry *entry)
+{
+    if (!entry->is_waited_for)
+        return;
+    JSValue resolve = entry->resolve;
+    entry->resolve = JS_UNDEFINED;
+    entry->is_waited_for = false;
+    JS_FreeValue(ctx, JS_Call(ctx, resolve, JS_UNDEFINED, 0, NULL));
+    JS_FreeValue(ctx, resolve);
+}
+
 // Gives back what an entry holds: children before their parents.
 static void release(JSContext *ctx, struct entry *entry)
 {
@@ -209,21 +220,8 @@ bool host_wait(JSContext *ctx)
     if (is_waiting) {
         javascript_list_u32_t ready;
         wasi_io_poll_poll(&list, &ready);
-        // Timers that are due together run in the order in which they come due.
-        for (size_t i = 0; i < ready.len; i++) {
-            size_t first = i;
-            for (size_t j = i + 1; j < ready.len; j++)
-                if (find(ids[ready.ptr[j]])->due < find(ids[ready.ptr[first]])->due)
-                    first = j;
-            struct entry *entry = find(ids[ready.ptr[first]]);
-            ready.ptr[first] = ready.ptr[i];
-            JSValue resolve = entry->resolve;
-            entry->resolve = JS_UNDEFINED;
-            entry->is_waited_for = false;
-            // It runs no code of the user's: promises do that later.
-            JS_FreeValue(ctx, JS_Call(ctx, resolve, JS_UNDEFINED, 0, NULL));
-            JS_FreeValue(ctx, resolve);
-        }
+        for (size_t i = 0; i < ready.len; i++)
+            wake(ctx, find(ids[ready.ptr[i]]));
         javascript_list_u32_free(&ready);
     }
     free(list.ptr);
@@ -259,6 +257,8 @@ static JSValue js_close(JSContext *ctx, JSValueConst self, int argc, JSValueCons
     // What ended by itself may be closed again.
     struct entry *entry = find(id);
     if (entry) {
+        // Who waits for it finds that it is gone.
+        wake(ctx, entry);
         release(ctx, entry);
         take_out(entry);
     }
@@ -282,7 +282,6 @@ static JSValue js_timer(JSContext *ctx, JSValueConst self, int argc, JSValueCons
     if (!entry)
         return JS_EXCEPTION;
     uint64_t nanoseconds = (uint64_t)(milliseconds * 1e6);
-    entry->due = clock_monotonic() + nanoseconds;
     entry->pollable = wasi_clocks_monotonic_clock_subscribe_duration(nanoseconds);
     entry->has_pollable = true;
     return JS_NewInt32(ctx, entry->id);
@@ -290,26 +289,40 @@ static JSValue js_timer(JSContext *ctx, JSValueConst self, int argc, JSValueCons
 
 // Text.
 
-// Whether bytes are UTF-8.
-static bool is_utf8(const uint8_t *at, const uint8_t *end)
+// How many bytes at the start of what is no UTF-8 are one U+FFFD: as many as begin a character, else one (Encoding Standard).
+static size_t broken(const uint8_t *at, const uint8_t *end)
 {
+    int more = *at < 0xc2 || *at > 0xf4 ? 0 : *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : 1;
+    uint8_t low = *at == 0xe0 ? 0xa0 : *at == 0xf0 ? 0x90 : 0x80, high = *at == 0xed ? 0x9f : *at == 0xf4 ? 0x8f : 0xbf;
+    size_t length = 1;
+    while (length <= (size_t)more && at + length < end && at[length] >= low && at[length] <= high) {
+        length++;
+        low = 0x80;
+        high = 0xbf;
+    }
+    return length;
+}
+
+// The end of what is UTF-8 at the start.
+static const uint8_t *valid(const uint8_t *at, const uint8_t *end)
+{
+    // Most is ASCII.
+    for (uint64_t eight; end - at >= 8; at += 8) {
+        memcpy(&eight, at, 8);
+        if (eight & 0x8080808080808080)
+            break;
+    }
     while (at < end) {
         if (*at < 0x80) {
             at++;
             continue;
         }
         int more = *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : 1;
-        if (*at < 0xc2 || *at > 0xf4 || end - at <= more)
-            return false;
-        uint8_t low = *at == 0xe0 ? 0xa0 : *at == 0xf0 ? 0x90 : 0x80, high = *at == 0xed ? 0x9f : *at == 0xf4 ? 0x8f : 0xbf;
-        if (at[1] < low || at[1] > high)
-            return false;
-        for (int i = 2; i <= more; i++)
-            if ((at[i] & 0xc0) != 0x80)
-                return false;
+        if (*at < 0xc2 || *at > 0xf4 || end - at <= more || broken(at, end) != (size_t)more + 1)
+            return at;
         at += more + 1;
     }
-    return true;
+    return end;
 }
 
 // The UTF-8 of a string; what is half a pair of surrogates is U+FFFD. The caller frees it.
@@ -358,9 +371,28 @@ static JSValue js_decode(JSContext *ctx, JSValueConst self, int argc, JSValueCon
     const uint8_t *bytes = JS_GetUint8Array(ctx, &length, argv[0]);
     if (!bytes)
         return JS_EXCEPTION;
-    if (JS_ToBool(ctx, argv[1]) && !is_utf8(bytes, bytes + length))
+    const uint8_t *end = bytes + length, *known = valid(bytes, end);
+    if (known == end)
+        return JS_NewStringLen(ctx, (const char *)bytes, length);
+    if (JS_ToBool(ctx, argv[1]))
         return JS_ThrowTypeError(ctx, "the bytes are not valid UTF-8");
-    return JS_NewStringLen(ctx, (const char *)bytes, length);
+    // Three bytes for each that is none.
+    char *text = malloc(3 * length), *to = text;
+    if (!text)
+        return JS_ThrowOutOfMemory(ctx);
+    for (const uint8_t *at = bytes; at < end; known = valid(at, end)) {
+        memcpy(to, at, (size_t)(known - at));
+        to += known - at;
+        at = known;
+        if (at < end) {
+            memcpy(to, "\xef\xbf\xbd", 3);
+            to += 3;
+            at += broken(at, end);
+        }
+    }
+    JSValue string = JS_NewStringLen(ctx, text, (size_t)(to - text));
+    free(text);
+    return string;
 }
 
 // A field's value as JavaScript sees it: a character for each byte.
@@ -773,6 +805,29 @@ static const char *const ERRORS[] = {
     "the certificate is not trusted",
     "the other side ended TLS",
     "denied: no rule of spec.egress.allow names the host, or spec.limits.outboundCalls are used up",
+    "the request has no length",
+    "the request's body is shorter or longer than its content-length says, or broke off",
+    "the method is not valid",
+    "the URL is not valid",
+    "the URL is too long",
+    "the request's headers are too large",
+    "a header of the request is too large",
+    "the request's trailers are too large",
+    "a trailer of the request is too large",
+    "the answer broke off",
+    "the answer's headers are too large",
+    "a header of the answer is too large",
+    "the answer's body is too large",
+    "the answer's trailers are too large",
+    "a trailer of the answer is too large",
+    "the answer's transfer-encoding is unknown",
+    "the answer's content-encoding is unknown",
+    "the answer did not come in time",
+    "the protocol was not changed",
+    "the other side does not speak HTTP as it should",
+    "the request leads back to itself",
+    "the host's settings are wrong",
+    "the host failed",
 };
 
 static JSValue call_error(JSContext *ctx, wasi_http_types_error_code_t *error)
@@ -1163,6 +1218,7 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("encode", 1, js_encode),
     JS_CFUNC_DEF("environment", 0, js_environment),
     JS_CFUNC_DEF("fail", 2, js_fail),
+    JS_CFUNC_DEF("feed", 2, press_feed),
     JS_CFUNC_DEF("fetch", 7, js_fetch),
     JS_CFUNC_DEF("fieldName", 1, js_field_name),
     JS_CFUNC_DEF("fieldValue", 1, js_field_value),
@@ -1174,6 +1230,8 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("now", 0, js_now),
     JS_CFUNC_DEF("parseForm", 1, url_parse_form),
     JS_CFUNC_DEF("parseUrl", 2, url_parse),
+    JS_CFUNC_DEF("press", 1, press_next),
+    JS_CFUNC_DEF("pressing", 2, press_new),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("randomNumber", 0, js_random_number),
     JS_CFUNC_DEF("read", 2, js_read),
@@ -1196,6 +1254,7 @@ static int fill(JSContext *ctx, JSModuleDef *module)
 
 JSModuleDef *host_module(JSContext *ctx)
 {
+    press_class(ctx);
     JSModuleDef *module = JS_NewCModule(ctx, "hearth:host", fill);
     if (module)
         JS_AddModuleExportList(ctx, module, FUNCTIONS, FUNCTION_COUNT);

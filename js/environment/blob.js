@@ -7,7 +7,8 @@ export class Blob {
   #bytes;
   #type;
 
-  constructor(parts = [], { type = "" } = {}) {
+  constructor(parts = [], options) {
+    const type = options?.type ?? "";
     const chunks = [...parts].map((part) => {
       if (part instanceof Blob) return part.#bytes;
       return isBytes(part) ? bytesOf(part) : encode(String(part));
@@ -59,10 +60,10 @@ export class File extends Blob {
   #name;
   #lastModified;
 
-  constructor(parts, name, { lastModified = Date.now(), ...options } = {}) {
+  constructor(parts, name, options) {
     super(parts, options);
     this.#name = String(name);
-    this.#lastModified = Number(lastModified);
+    this.#lastModified = Number(options?.lastModified ?? Date.now());
   }
 
   get name() {

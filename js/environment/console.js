@@ -1,5 +1,10 @@
 // console: lines on standard output (debug, info, log) and standard error (warn, error), and how values look in them.
 import * as host from "hearth:host";
+import { Blob, File, FormData } from "./blob.js";
+import { AbortSignal } from "./events.js";
+import { Headers, Request, Response } from "./http.js";
+import { ReadableStream, WritableStream } from "./streams.js";
+import { URL, URLSearchParams } from "./url.js";
 
 const DEPTH = 3;
 const ITEMS = 100;
@@ -8,11 +13,55 @@ function quoted(text) {
   return JSON.stringify(text);
 }
 
+/** What an error is called, its frames, what it has besides, and what it came of. */
 function errorText(error, depth, seen) {
   const title = error.message ? `${error.name}: ${error.message}` : String(error.name);
   const stack = typeof error.stack === "string" ? error.stack.trimEnd() : "";
-  const cause = error.cause === undefined ? "" : `\n  caused by ${inspect(error.cause, depth + 1, seen)}`;
-  return `${title}${stack ? `\n${stack}` : ""}${cause}`;
+  // The stack begins with what the error was called when it was made.
+  const at = stack.startsWith("    at ") ? 0 : stack.indexOf("\n    at ") + 1;
+  const frames = at > 0 || stack.startsWith("    at ") ? stack.slice(at) : "";
+  const named = Object.keys(error).filter((key) => !["name", "message", "stack", "cause", "errors"].includes(key));
+  const own = properties(error, named, depth, seen);
+  let text = frames ? `${title}\n${frames}` : title;
+  if (own.length > 0) text += ` ${listed("{", own, "}", 0)}`;
+  if (Array.isArray(error.errors)) {
+    for (const inner of error.errors.slice(0, ITEMS)) text += `\n  of ${inspect(inner, depth + 1, seen)}`;
+  }
+  return error.cause === undefined ? text : `${text}\n  caused by ${inspect(error.cause, depth + 1, seen)}`;
+}
+
+/** Names and values, without running anybody's code. */
+function properties(value, keys, depth, seen) {
+  return keys.slice(0, ITEMS).map((key) => {
+    const label = typeof key === "symbol" ? `[${key.toString()}]` : /^[A-Za-z_$][\w$]*$/.test(key) ? key : quoted(key);
+    const property = Object.getOwnPropertyDescriptor(value, key);
+    if (property && !("value" in property)) return `${label}: [${property.get ? "getter" : "setter"}]`;
+    return `${label}: ${inspect(property?.value, depth + 1, seen)}`;
+  });
+}
+
+/** What is shown of objects of the environment, whose parts are no properties. */
+const SHOWN = [
+  [Request, ({ method, url, headers }) => ({ method, url, headers })],
+  [Response, ({ status, url, headers, bodyUsed }) => ({ status, ...(url && { url }), headers, bodyUsed })],
+  [Headers, (headers) => Object.fromEntries(headers)],
+  [FormData, pairs],
+  [URLSearchParams, pairs],
+  [File, ({ name, size, type }) => ({ name, size, type })],
+  [Blob, ({ size, type }) => ({ size, type })],
+  [AbortSignal, ({ aborted, reason }) => (aborted ? { aborted, reason } : { aborted })],
+  [ReadableStream, ({ locked }) => ({ locked })],
+  [WritableStream, ({ locked }) => ({ locked })],
+];
+
+/** Several values of a name are a list. */
+function pairs(source) {
+  const shown = {};
+  for (const [name] of source) {
+    const values = source.getAll(name);
+    Object.defineProperty(shown, name, { value: values.length > 1 ? values : values[0], enumerable: true, configurable: true });
+  }
+  return shown;
 }
 
 function listed(open, items, close, left) {
@@ -38,15 +87,22 @@ function inspectObject(value, depth, seen) {
   const prototype = Object.getPrototypeOf(value);
   const name = prototype?.constructor?.name;
   const open = prototype === null ? "[Object: null prototype] {" : name && name !== "Object" ? `${name} {` : "{";
-  const keys = Object.keys(value);
-  const items = keys.slice(0, ITEMS).map((key) => {
-    const label = /^[A-Za-z_$][\w$]*$/.test(key) ? key : quoted(key);
-    return `${label}: ${inner(value[key])}`;
-  });
-  return listed(open, items, "}", keys.length - ITEMS);
+  const parts = SHOWN.find(([type]) => value instanceof type)?.[1](value);
+  const shown = parts ?? value;
+  const keys = [...Object.keys(shown), ...Object.getOwnPropertySymbols(shown).filter((key) => Object.prototype.propertyIsEnumerable.call(shown, key))];
+  return listed(open, properties(shown, keys, depth, seen), "}", keys.length - ITEMS);
 }
 
 export function inspect(value, depth = 0, seen = []) {
+  try {
+    return inspectAny(value, depth, seen);
+  } catch {
+    // Proxies and what inherits a getter are the user's code.
+    return "[cannot be shown: it throws]";
+  }
+}
+
+function inspectAny(value, depth, seen) {
   switch (typeof value) {
     case "string":
       return depth === 0 ? value : quoted(value);
@@ -68,8 +124,16 @@ export function inspect(value, depth = 0, seen = []) {
   if (value instanceof Date) return Number.isNaN(value.getTime()) ? "Invalid Date" : value.toISOString();
   if (value instanceof RegExp) return String(value);
   if (value instanceof Promise) return "Promise {}";
+  if (value instanceof URL) return depth === 0 ? value.href : `URL ${quoted(value.href)}`;
   if (depth >= DEPTH) return Array.isArray(value) ? "[array]" : "[object]";
   return inspectObject(value, depth, path);
+}
+
+/** Symbols are no numbers, and what an object says may throw. */
+function numberText(mark, value) {
+  if (typeof value === "bigint") return `${value}n`;
+  if (typeof value === "symbol" || typeof value === "object") return "NaN";
+  return String(mark === "%d" ? Number(value) : mark === "%i" ? Number.parseInt(value, 10) : Number.parseFloat(value));
 }
 
 function format(args) {
@@ -86,9 +150,8 @@ function format(args) {
         return typeof value === "object" ? inspect(value, 1) : String(value);
       case "%d":
       case "%i":
-        return String(mark === "%i" ? Number.parseInt(value, 10) : Number(value));
       case "%f":
-        return String(Number.parseFloat(value));
+        return numberText(mark, value);
       case "%c":
         return "";
       default:
@@ -113,7 +176,9 @@ export const console = {
   info: (...args) => write(false, "", args),
   warn: (...args) => write(true, "warn: ", args),
   error: (...args) => write(true, "error: ", args),
-  trace: (...args) => write(true, "trace: ", [format(args), `\n${new Error().stack.trimEnd()}`]),
+  trace: (...args) => write(true, "trace: ", [format(args), `\n${new Error().stack.split("\n").slice(1).join("\n").trimEnd()}`]),
+  clear() {},
+  dirxml: (...args) => write(false, "", args),
   dir: (value) => write(false, "", [inspect(value, 1)]),
   table: (value) => write(false, "", [inspect(value, 1)]),
   assert(condition, ...args) {

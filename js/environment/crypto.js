@@ -14,6 +14,22 @@ function unsupported(name) {
   return new DOMException(`the algorithm ${name} is not supported`, "NotSupportedError");
 }
 
+/** Usages in the order that they are told in. */
+const USAGES = ["sign", "verify"];
+
+function usagesOf(given) {
+  const usages = [...given];
+  for (const usage of usages) {
+    if (!USAGES.includes(usage)) throw new DOMException(`a key for HMAC cannot be used to ${usage}`, "SyntaxError");
+  }
+  if (usages.length === 0) throw new DOMException("the key would have no use", "SyntaxError");
+  return USAGES.filter((usage) => usages.includes(usage));
+}
+
+function invalid(why) {
+  return new DOMException(why, "DataError");
+}
+
 function digestName(algorithm) {
   const name = nameOf(algorithm);
   if (!(name in BLOCK)) throw unsupported(name);
@@ -25,6 +41,25 @@ function hmac(hash, key, data) {
   block.set(key.length > block.length ? new Uint8Array(host.digest(hash, key)) : key);
   const inner = host.digest(hash, joined([block.map((byte) => byte ^ 0x36), data]));
   return host.digest(hash, joined([block.map((byte) => byte ^ 0x5c), new Uint8Array(inner)]));
+}
+
+/** What JSON Web Algorithms call it: HS256 and so on. */
+function jwkName(hash) {
+  return `HS${hash.slice("SHA-".length)}`;
+}
+
+/** The bytes of a key as JSON Web Key. */
+function secretOf(jwk, hash, extractable, usages) {
+  if (jwk?.kty !== "oct" || typeof jwk.k !== "string") throw invalid("the JSON Web Key is none of a secret: kty is oct, and k its bytes");
+  if (jwk.alg !== undefined && jwk.alg !== jwkName(hash)) throw invalid(`the key is for ${jwk.alg}, not for ${jwkName(hash)}`);
+  if (jwk.ext === false && extractable) throw invalid("the key may not be extractable");
+  if (jwk.use !== undefined && jwk.use !== "sig") throw invalid(`the key is for the use ${jwk.use}`);
+  if (jwk.key_ops && !usages.every((usage) => jwk.key_ops.includes(usage))) throw invalid("the key does not have all these usages");
+  try {
+    return Uint8Array.fromBase64(jwk.k, { alphabet: "base64url" });
+  } catch {
+    throw invalid("k is no base64url");
+  }
 }
 
 const SECRET = Symbol();
@@ -60,26 +95,32 @@ export class SubtleCrypto {
   async importKey(format, data, algorithm, extractable, usages) {
     if (nameOf(algorithm) !== "HMAC") throw unsupported(nameOf(algorithm));
     const hash = digestName(algorithm.hash);
-    if (format === "raw") return new CryptoKey(SECRET, hash, bytesOf(data).slice(), extractable, [...usages]);
-    if (format === "jwk" && data.kty === "oct") {
-      const text = atob(data.k.replaceAll("-", "+").replaceAll("_", "/"));
-      const bytes = Uint8Array.from(text, (character) => character.charCodeAt(0));
-      return new CryptoKey(SECRET, hash, bytes, extractable, [...usages]);
+    const uses = usagesOf(usages);
+    let bytes;
+    if (format === "raw") {
+      bytes = bytesOf(data).slice();
+    } else if (format === "jwk") {
+      bytes = secretOf(data, hash, extractable, uses);
+    } else {
+      throw new DOMException(`the key format ${format} is not supported`, "NotSupportedError");
     }
-    throw new DOMException(`the key format ${format} is not supported`, "NotSupportedError");
+    if (bytes.length === 0) throw invalid("the key is empty");
+    return new CryptoKey(SECRET, hash, bytes, Boolean(extractable), uses);
   }
 
   async generateKey(algorithm, extractable, usages) {
     if (nameOf(algorithm) !== "HMAC") throw unsupported(nameOf(algorithm));
     const hash = digestName(algorithm.hash);
     const length = algorithm.length ? Math.ceil(algorithm.length / 8) : BLOCK[hash];
-    return new CryptoKey(SECRET, hash, host.random(length), extractable, [...usages]);
+    return new CryptoKey(SECRET, hash, host.random(length), Boolean(extractable), usagesOf(usages));
   }
 
   async exportKey(format, key) {
     if (!key.extractable) throw new DOMException("the key may not be exported", "InvalidAccessError");
-    if (format !== "raw") throw new DOMException(`the key format ${format} is not supported`, "NotSupportedError");
-    return keyBytes(key).slice().buffer;
+    if (format === "raw") return keyBytes(key).slice().buffer;
+    if (format !== "jwk") throw new DOMException(`the key format ${format} is not supported`, "NotSupportedError");
+    const k = keyBytes(key).toBase64({ alphabet: "base64url", omitPadding: true });
+    return { kty: "oct", k, alg: jwkName(key.algorithm.hash.name), ext: true, key_ops: [...key.usages] };
   }
 
   async sign(algorithm, key, data) {

@@ -70,7 +70,8 @@ export class TextDecoder {
   #rest = EMPTY;
   #isBegun = false;
 
-  constructor(label = "utf-8", { fatal = false, ignoreBOM = false } = {}) {
+  constructor(label = "utf-8", options) {
+    const { fatal = false, ignoreBOM = false } = options ?? {};
     const name = String(label).trim().toLowerCase();
     if (!["utf-8", "utf8", "unicode-1-1-utf-8"].includes(name)) {
       throw new RangeError(`the encoding ${label} is not supported; utf-8 is`);
@@ -91,7 +92,8 @@ export class TextDecoder {
     return this.#ignoreBOM;
   }
 
-  decode(source = EMPTY, { stream = false } = {}) {
+  decode(source = EMPTY, options) {
+    const stream = Boolean(options?.stream);
     let bytes = bytesOf(source);
     if (this.#rest.length > 0) bytes = joined([this.#rest, bytes]);
     const keep = stream ? unfinished(bytes) : 0;

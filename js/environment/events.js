@@ -4,15 +4,31 @@ import * as host from "hearth:host";
 export class Event {
   #type;
   #init;
+  #isStopped = false;
   target = null;
   currentTarget = null;
   defaultPrevented = false;
   timeStamp = host.now();
-  isStopped = false;
 
-  constructor(type, init = {}) {
+  constructor(type, init) {
     this.#type = String(type);
-    this.#init = init;
+    this.#init = init ?? {};
+  }
+
+  /** Begins and ends its way to the one target; whether somebody stopped it there. */
+  static begin(event, target) {
+    if (event.currentTarget) throw new DOMException("the event is dispatched already", "InvalidStateError");
+    event.target = event.currentTarget = target;
+    event.#isStopped = false;
+  }
+
+  static end(event) {
+    event.currentTarget = null;
+    event.#isStopped = false;
+  }
+
+  static isStopped(event) {
+    return event.#isStopped;
   }
 
   get type() {
@@ -27,6 +43,27 @@ export class Event {
     return Boolean(this.#init.cancelable);
   }
 
+  get composed() {
+    return Boolean(this.#init.composed);
+  }
+
+  /** At its target, while it is dispatched. */
+  get eventPhase() {
+    return this.currentTarget ? Event.AT_TARGET : Event.NONE;
+  }
+
+  get returnValue() {
+    return !this.defaultPrevented;
+  }
+
+  get isTrusted() {
+    return false;
+  }
+
+  composedPath() {
+    return this.currentTarget ? [this.currentTarget] : [];
+  }
+
   preventDefault() {
     if (this.cancelable) this.defaultPrevented = true;
   }
@@ -34,20 +71,28 @@ export class Event {
   stopPropagation() {}
 
   stopImmediatePropagation() {
-    this.isStopped = true;
+    this.#isStopped = true;
   }
 }
 
+for (const [value, name] of ["NONE", "CAPTURING_PHASE", "AT_TARGET", "BUBBLING_PHASE"].entries()) {
+  for (const holder of [Event, Event.prototype]) Object.defineProperty(holder, name, { value, enumerable: true });
+}
+
+const { begin, end, isStopped } = Event;
+for (const name of ["begin", "end", "isStopped"]) delete Event[name];
+
 export class CustomEvent extends Event {
-  constructor(type, init = {}) {
+  constructor(type, init) {
     super(type, init);
-    this.detail = init.detail ?? null;
+    this.detail = init?.detail ?? null;
   }
 }
 
 export class ErrorEvent extends Event {
-  constructor(type, init = {}) {
+  constructor(type, init) {
     super(type, init);
+    init ??= {};
     this.message = String(init.message ?? "");
     this.filename = String(init.filename ?? "");
     this.lineno = Number(init.lineno ?? 0);
@@ -57,8 +102,9 @@ export class ErrorEvent extends Event {
 }
 
 export class MessageEvent extends Event {
-  constructor(type, init = {}) {
+  constructor(type, init) {
     super(type, init);
+    init ??= {};
     this.data = init.data ?? null;
     this.origin = String(init.origin ?? "");
     this.lastEventId = String(init.lastEventId ?? "");
@@ -85,21 +131,27 @@ export class EventTarget {
     if (signal?.aborted) return;
     const list = this.#listeners.get(type) ?? [];
     if (list.some((known) => known.callback === callback)) return;
-    list.push({ callback, once });
+    list.push({ callback, once, isRemoved: false });
     this.#listeners.set(type, list);
     signal?.addEventListener("abort", () => this.removeEventListener(type, callback));
   }
 
   removeEventListener(type, callback) {
     const list = this.#listeners.get(type);
-    if (list) this.#listeners.set(type, list.filter((known) => known.callback !== callback));
+    const at = list ? list.findIndex((known) => known.callback === callback) : -1;
+    if (at < 0) return;
+    // It may be on its way to it.
+    list[at].isRemoved = true;
+    list.splice(at, 1);
   }
 
   dispatchEvent(event) {
-    event.target = event.currentTarget = this;
+    begin(event, this);
     const attribute = this[`on${event.type}`];
-    const own = typeof attribute === "function" ? [{ callback: attribute }] : [];
-    for (const { callback, once } of [...own, ...(this.#listeners.get(event.type) ?? [])]) {
+    const own = typeof attribute === "function" ? [{ callback: attribute, isRemoved: false }] : [];
+    for (const listener of [...own, ...(this.#listeners.get(event.type) ?? [])]) {
+      const { callback, once } = listener;
+      if (listener.isRemoved) continue;
       if (once) this.removeEventListener(event.type, callback);
       try {
         if (typeof callback === "function") callback.call(this, event);
@@ -107,8 +159,9 @@ export class EventTarget {
       } catch (error) {
         reportError(error);
       }
-      if (event.isStopped) break;
+      if (isStopped(event)) break;
     }
+    end(event);
     return !event.defaultPrevented;
   }
 }

@@ -1,100 +1,177 @@
 // fetch: calls out, which the host allows or refuses (spec.egress).
 import * as host from "hearth:host";
 import { bytesOf } from "./encoding.js";
-import { Headers, Request, headersFrom, incomingResponse, isRedirect, outgoing, readHost, useBody, writeHost } from "./http.js";
+import {
+  Headers,
+  Request,
+  askDecodable,
+  closeHost,
+  endHost,
+  givenSignal,
+  headersFrom,
+  incomingResponse,
+  isRedirect,
+  onAbort,
+  outgoing,
+  readHost,
+  readPlain,
+  useBody,
+  writeHost,
+} from "./http.js";
 import { URL } from "./url.js";
 
 const REDIRECTIONS = 20;
+/** Methods whose requests say that they have no body. */
+const WITH_BODIES = ["POST", "PUT", "PATCH"];
 
-/** Moves a body to a stream of the host's, and ends it. A promise where the host does not take all of it at once. */
+/**
+ * Moves a body to a stream of the host's, and ends it. A promise where the host does not take all of it at once. Who called it
+ * closes the stream where it fails.
+ */
 export function sendAtOnce(body, output) {
   const { bytes } = body;
   if (!bytes) return send(body, output);
+  const written = host.write(output, bytes, 0);
+  if (written === bytes.length) return host.finish(output);
+  return send({ ...body, bytes: bytes.subarray(written) }, output);
+}
+
+/** The same, of which somebody hears later. `torn` is told what the body itself failed with; a signal ends it. */
+async function send({ bytes, handle, stream, isPlain }, output, torn, signal) {
+  if (bytes) {
+    await writeHost(output, bytes);
+    host.finish(output);
+    return;
+  }
+  const reader = stream?.getReader();
+  const cancel = (reason) => (handle ? endHost(handle, reason) : host.handled(reader.cancel(reason)));
+  const stop = signal ? onAbort(signal, () => cancel(signal.reason)) : null;
+  let isReading;
   try {
-    const written = host.write(output, bytes, 0);
-    if (written === bytes.length) return host.finish(output);
-    return send({ ...body, bytes: bytes.subarray(written) }, output);
+    for (;;) {
+      isReading = true;
+      let piece;
+      if (handle) {
+        piece = await (isPlain ? readPlain(handle) : readHost(handle));
+      } else {
+        const { value, done } = await reader.read();
+        piece = done ? null : pieceOf(value);
+      }
+      signal?.throwIfAborted();
+      if (piece === null) break;
+      isReading = false;
+      await writeHost(output, piece);
+    }
+    if (handle) closeHost(handle);
+    host.finish(output);
   } catch (error) {
-    host.close(output);
+    if (isReading) torn?.(error);
+    cancel(error);
     throw error;
+  } finally {
+    stop?.();
   }
 }
 
-/** The same, of which somebody hears later. */
-export async function send({ bytes, handle, stream }, output) {
-  try {
-    if (bytes) {
-      await writeHost(output, bytes);
-    } else if (handle) {
-      for (let chunk = await readHost(handle); chunk !== null; chunk = await readHost(handle)) await writeHost(output, chunk);
-      host.close(handle);
-    } else if (stream) {
-      const reader = stream.getReader();
-      try {
-        for (;;) {
-          const { value, done } = await reader.read();
-          if (done) break;
-          await writeHost(output, bytesOf(value));
-        }
-      } catch (error) {
-        host.handled(reader.cancel(error));
-        throw error;
-      }
-    }
-    host.finish(output);
-  } catch (error) {
-    host.close(output);
-    throw error;
+function pieceOf(value) {
+  if (typeof value === "string") throw new TypeError("the stream of a body has a string in it: bytes are needed, as of a TextEncoderStream");
+  return bytesOf(value);
+}
+
+/** Sends a request's body while its answer is waited for. */
+export class Upload {
+  #answered = false;
+  #torn = null;
+  #problem = null;
+  #where;
+
+  constructor(body, output, where, signal) {
+    this.#where = where;
+    const torn = (error) => {
+      this.#torn = { error };
+    };
+    send(body, output, torn, signal).catch((error) => {
+      host.close(output);
+      if (signal?.aborted) return;
+      this.#problem = { error };
+      if (this.#answered) this.#tell();
+    });
+  }
+
+  #tell() {
+    const { error } = this.#problem;
+    host.log(true, `warn: not all of the body of a request to ${this.#where} was sent: ${error?.message ?? error}`);
+  }
+
+  /** There is an answer, which may be all the same. */
+  answered() {
+    this.#answered = true;
+    if (this.#problem) this.#tell();
+  }
+
+  /** Why there is no answer. */
+  reason(error) {
+    return this.#torn ? this.#torn.error : error;
   }
 }
 
 /** Rejects when the signal is aborted; `stop` ends the waiting. */
-function abortion(signal) {
-  if (!signal) return { promise: new Promise(() => {}), stop() {} };
+export function abortion(signal) {
+  if (!signal) return { promise: null, stop() {} };
   const { promise, reject } = Promise.withResolvers();
   host.handled(promise);
-  const listener = () => reject(signal.reason);
-  signal.addEventListener("abort", listener);
-  return { promise, stop: () => signal.removeEventListener("abort", listener) };
+  return { promise, stop: onAbort(signal, () => reject(signal.reason)) };
 }
 
-async function once(url, method, headers, body, aborted) {
+async function once(url, method, headers, body, signal, aborted) {
   const [list, isThere] = outgoing(headers, body);
+  if (!isThere && WITH_BODIES.includes(method)) list.push("content-length", "0");
   const { protocol, host: authority, pathname, search } = url;
   if (protocol !== "http:" && protocol !== "https:") throw new TypeError(`the scheme ${protocol} cannot be fetched`);
   const [call, output] = host.fetch(method, protocol.slice(0, -1), authority, pathname + search, list, isThere);
-  const sent = isThere ? send(body, output) : null;
-  // What goes wrong with the body is told by the answer that does not come, or by one that refuses it.
-  if (sent) host.handled(sent);
+  const upload = isThere ? new Upload(body, output, authority, signal) : null;
   try {
     for (;;) {
       const answer = host.answer(call);
-      if (answer) return answer;
-      await Promise.race([host.wait(call), aborted]);
+      if (answer) {
+        upload?.answered();
+        return answer;
+      }
+      const waiting = host.wait(call);
+      await (aborted ? Promise.race([waiting, aborted]) : waiting);
     }
+  } catch (error) {
+    throw upload ? upload.reason(error) : error;
   } finally {
     host.close(call);
   }
 }
 
-export async function fetch(input, init = {}) {
+function withoutHash(href) {
+  const at = href.indexOf("#");
+  return at < 0 ? href : href.slice(0, at);
+}
+
+export async function fetch(input, init) {
+  init ??= {};
   const request = new Request(input, init);
   const { redirect } = request;
-  // Without one, none is made.
-  const signal = init.signal ?? (input instanceof Request ? input.signal : null);
+  const signal = givenSignal(request);
   signal?.throwIfAborted();
   let url = new URL(request.url);
   let { method } = request;
   const headers = new Headers(request.headers);
+  askDecodable(headers);
   let body = useBody(request);
   const { promise: aborted, stop } = abortion(signal);
   try {
     for (let redirections = 0; ; redirections++) {
-      const [status, list, handle] = await once(url, method, headers, body, aborted);
+      const [status, list, handle] = await once(url, method, headers, body, signal, aborted);
       const answer = headersFrom(list);
       const location = answer.get("location");
       if (!isRedirect(status) || !location || redirect === "manual") {
-        return incomingResponse({ status, headers: answer, url: url.href, redirected: redirections > 0, handle });
+        const init = { status, headers: answer, url: withoutHash(url.href), redirected: redirections > 0, handle };
+        return incomingResponse(init, method, signal);
       }
       host.close(handle);
       if (redirect === "error") throw new TypeError(`${url.href} redirects, which the request does not allow`);

@@ -9,9 +9,13 @@ import { URL, URLSearchParams } from "./url.js";
 /** Bytes that are read of the host's streams at once. */
 const PIECE = 65536;
 
-/** Headers of a connection and not of a message: the host makes its own, and what is copied from elsewhere is left out. */
+/**
+ * Headers of a connection and not of a message: the host makes its own, and what is copied from elsewhere is left out. So is a
+ * length, which is that of the body that goes out.
+ */
 const OF_CONNECTIONS = [
   "connection",
+  "content-length",
   "host",
   "http2-settings",
   "keep-alive",
@@ -51,9 +55,9 @@ export class Headers {
       return;
     }
     for (const pair of init) {
-      const [name, value, ...more] = pair;
-      if (value === undefined || more.length > 0) throw new TypeError("a pair has two elements");
-      this.append(name, value);
+      const items = [...pair];
+      if (items.length !== 2) throw new TypeError("a pair has two elements");
+      this.append(items[0], items[1]);
     }
   }
 
@@ -80,6 +84,12 @@ export class Headers {
   /** Whether there is such a name, in small letters. */
   static hold(headers, name) {
     return headers.#fields.has(name);
+  }
+
+  /** The one value of such a name; undefined where there is none, or several. */
+  static one(headers, name) {
+    const values = headers.#fields.get(name);
+    return values?.length === 1 ? values[0] : undefined;
   }
 
   #add(name, value) {
@@ -141,25 +151,140 @@ export const headersFrom = Headers.fromList;
 const headersList = Headers.toList;
 const putHeader = Headers.put;
 const holdsHeader = Headers.hold;
+const oneHeader = Headers.one;
 delete Headers.fromList;
 delete Headers.toList;
 delete Headers.put;
 delete Headers.hold;
+delete Headers.one;
 
-/** The headers of a message that goes out, as the host takes them, and whether it has a body. */
-export function outgoing(headers, body) {
+/**
+ * What is known of the host's streams of bodies, by handle: the `length` that the message said, the `encoding` that it is
+ * decoded from, the `problem` that ended one, and what to `stop` when it is closed.
+ */
+const known = new Map();
+/** The handles of streams that nobody has made but this file. */
+const handles = new WeakMap();
+
+/** Nothing is known of streams any more: the call that they came in is over. */
+export function forgetStreams() {
+  if (known.size > 0) known.clear();
+}
+
+/** Notes what came with a body, and has `signal`, if there is one, end it. */
+function noteHost(handle, headers, encoding, signal) {
+  const length = oneHeader(headers, "content-length");
+  if (length === undefined && !encoding && !signal) return;
+  const about = { length: /^\d+$/.test(length) ? length : undefined, encoding };
+  known.set(handle, about);
+  if (signal) about.stop = onAbort(signal, () => endHost(handle, signal.reason));
+}
+
+/** Has `run` called when a signal is aborted. Returns what ends that. */
+export function onAbort(signal, run) {
+  signal.addEventListener("abort", run);
+  return () => signal.removeEventListener("abort", run);
+}
+
+/** Ends a stream before its end: who reads it is told `problem`. */
+export function endHost(handle, problem) {
+  known.get(handle)?.stop?.();
+  known.set(handle, { problem: { error: problem } });
+  host.close(handle);
+}
+
+/** A stream was read, or is not asked for any more. */
+export function closeHost(handle) {
+  const about = known.get(handle);
+  if (about) {
+    about.stop?.();
+    known.delete(handle);
+  }
+  host.close(handle);
+}
+
+/**
+ * The headers of a message that goes out, as the host takes them, and whether it has a body. Its length is that of what goes
+ * out, or nobody knows it before. An answer that came encoded goes on as it came to who `asked` for such, in headers.
+ */
+export function outgoing(headers, body, asked) {
   const list = headersList(headers);
-  if (body.bytes && !holdsHeader(headers, "content-length")) list.push("content-length", String(body.bytes.length));
-  return [list, body.bytes !== null || body.handle !== 0 || body.stream !== null];
+  const { bytes, handle, stream } = body;
+  const about = handle ? known.get(handle) : undefined;
+  let length = bytes ? String(bytes.length) : about?.length;
+  if (about?.encoding) {
+    body.isPlain = !asked || holdsHeader(headers, "content-encoding") || !accepts(asked, about.encoding);
+    if (body.isPlain) length = undefined;
+    else list.push("content-encoding", about.encoding);
+  }
+  if (length !== undefined) list.push("content-length", length);
+  return [list, bytes !== null || handle !== 0 || stream !== null];
+}
+
+/** Content codings that bodies of answers are decoded from. */
+const ENCODINGS = ["deflate", "gzip", "x-gzip"];
+
+/** Whether who sent these headers takes an encoding. */
+function accepts(headers, encoding) {
+  const list = (headers.get("accept-encoding") ?? "").toLowerCase().split(",");
+  return list.some((item) => item.split(";")[0].trim() === encoding && !/;\s*q=0(\.0*)?\s*$/.test(item));
+}
+
+/** Of the encodings that a request asks for, those that can be decoded. */
+export function askDecodable(headers) {
+  const asked = headers.get("accept-encoding");
+  if (asked === null) return;
+  const kept = asked.split(",").filter((item) => [...ENCODINGS, "identity"].includes(item.split(";")[0].trim().toLowerCase()));
+  headers.set("accept-encoding", kept.join(",") || "identity");
+}
+
+/** The same for the answer to HEAD, which has no body and may say how long one would be. */
+export function outgoingHead(headers, body) {
+  const [list, isThere] = outgoing(headers, body);
+  const length = isThere ? undefined : oneHeader(headers, "content-length");
+  if (length !== undefined) list.push("content-length", length);
+  dropBody(body);
+  return list;
+}
+
+/** Nobody reads it. */
+export function dropBody({ handle, stream }) {
+  if (handle) closeHost(handle);
+  if (stream) host.handled(stream.cancel());
 }
 
 /** The next bytes of a stream of the host's; null at its end. */
 export async function readHost(handle) {
   for (;;) {
+    const problem = known.get(handle)?.problem;
+    if (problem) throw problem.error;
     const bytes = host.read(handle, PIECE);
     if (bytes !== undefined) return bytes;
     await host.wait(handle);
   }
+}
+
+/** The same, decoded where the body came encoded. */
+export async function readPlain(handle) {
+  const about = known.get(handle);
+  if (!about?.encoding) return readHost(handle);
+  for (;;) {
+    const piece = about.press ? host.press(about.press) : null;
+    if (piece) return piece;
+    if (about.isAll) return null;
+    const bytes = await readHost(handle);
+    // Nothing at all is an answer without a body.
+    if (bytes === null && !about.press) return null;
+    about.press ??= host.pressing(formatOf(about.encoding, bytes), true);
+    about.isAll = bytes === null;
+    host.feed(about.press, bytes);
+  }
+}
+
+/** What `deflate` is: some servers leave out what stands around it (RFC 9112, 7.2). */
+function formatOf(encoding, [first, second]) {
+  if (encoding !== "deflate") return "gzip";
+  return (first & 15) === 8 && (first * 256 + second) % 31 === 0 ? "deflate" : "deflate-raw";
 }
 
 /** Writes all of `bytes` to a stream of the host's. */
@@ -172,21 +297,23 @@ export async function writeHost(handle, bytes) {
 }
 
 function streamOfHost(handle) {
-  return new ReadableStream(
+  const stream = new ReadableStream(
     {
       type: "bytes",
       async pull(controller) {
-        const bytes = await readHost(handle);
+        const bytes = await readPlain(handle);
         if (bytes !== null) return controller.enqueue(bytes);
-        host.close(handle);
+        closeHost(handle);
         controller.close();
       },
       cancel() {
-        host.close(handle);
+        closeHost(handle);
       },
     },
     { highWaterMark: 0 },
   );
+  handles.set(stream, handle);
+  return stream;
 }
 
 /** The type of a body that is text. */
@@ -246,9 +373,15 @@ class Body {
   static use(body) {
     if (body.bodyUsed || body.#stream?.locked) throw new TypeError("the body was read already");
     body.#isUsed = body.#isThere;
-    const [bytes, handle, stream] = [body.#bytes, body.#handle, body.#stream];
+    const [bytes, stream] = [body.#bytes, body.#stream];
+    let handle = body.#handle;
     body.#handle = 0;
-    return { bytes, handle, stream };
+    if (stream === null) return { bytes, handle, stream };
+    handle = handles.get(stream);
+    if (handle === undefined) return { bytes, handle: 0, stream };
+    // Nobody has read of it, nor will.
+    stream.getReader();
+    return { bytes, handle, stream: null };
   }
 
   static share(body, from) {
@@ -282,8 +415,8 @@ class Body {
     if (bytes) return bytes;
     const chunks = [];
     if (handle) {
-      for (let chunk = await readHost(handle); chunk !== null; chunk = await readHost(handle)) chunks.push(chunk);
-      host.close(handle);
+      for (let chunk = await readPlain(handle); chunk !== null; chunk = await readPlain(handle)) chunks.push(chunk);
+      closeHost(handle);
     } else if (stream) {
       for await (const chunk of stream) chunks.push(bytesOf(chunk));
     }
@@ -333,7 +466,7 @@ export class Request extends Body {
   #signal;
   #redirect = "follow";
 
-  constructor(input, init = {}) {
+  constructor(input, init) {
     super();
     if (input === SECRET) {
       this.#url = init.url;
@@ -342,6 +475,7 @@ export class Request extends Body {
       if (init.handle) takeHandle(this, init.handle);
       return;
     }
+    init ??= {};
     const source = input instanceof Request ? input : null;
     if (source) {
       this.#url = source.#url;
@@ -360,7 +494,7 @@ export class Request extends Body {
       this.#method = USUAL_METHODS.includes(name.toUpperCase()) ? name.toUpperCase() : name;
     }
     if (redirect !== undefined) this.#redirect = String(redirect);
-    if (signal) this.#signal = signal;
+    if (signal !== undefined) this.#signal = signal ?? undefined;
     this.#headers = new Headers(headers ?? source?.headers);
     if (body !== undefined && body !== null) {
       if (this.#method === "GET" || this.#method === "HEAD") throw new TypeError(`a ${this.#method} request has no body`);
@@ -392,6 +526,11 @@ export class Request extends Body {
     return this.#signal;
   }
 
+  /** The signal that it was given, if it was. */
+  static givenSignal(request) {
+    return request.#signal;
+  }
+
   clone() {
     const copy = new Request(SECRET, { url: this.#url, method: this.#method, headers: new Headers(this.#headers) });
     copy.#signal = this.#signal;
@@ -401,11 +540,15 @@ export class Request extends Body {
   }
 }
 
+export const givenSignal = Request.givenSignal;
+delete Request.givenSignal;
+
 /** A request that came in. `handle` is the stream of its body, 0 for none. */
 export function incomingRequest([method, url, list, handle, authority]) {
   const headers = headersFrom(list);
   // The host keeps it apart.
   if (!holdsHeader(headers, "host")) putHeader(headers, "host", authority);
+  if (handle) noteHost(handle, headers);
   return new Request(SECRET, { method, url, headers, handle });
 }
 
@@ -442,11 +585,11 @@ export class Response extends Body {
     if (type && !holdsHeader(this.#headers, "content-type")) putHeader(this.#headers, "content-type", type);
   }
 
-  static json(value, init = {}) {
+  static json(value, init) {
     const text = JSON.stringify(value);
     if (text === undefined) throw new TypeError("the value has no form in JSON");
     const response = new Response(text, init);
-    if (!init.headers || !new Headers(init.headers).has("content-type")) putHeader(response.#headers, "content-type", "application/json");
+    if (!init?.headers || !new Headers(init.headers).has("content-type")) putHeader(response.#headers, "content-type", "application/json");
     return response;
   }
 
@@ -499,8 +642,19 @@ export class Response extends Body {
   }
 }
 
-/** An answer of another server. */
-export function incomingResponse(init) {
+/** An answer of another server to a request of this method, whose body `signal` ends. */
+export function incomingResponse(init, method, signal) {
+  const { status, headers, handle } = init;
+  if (handle && (method === "HEAD" || BODILESS.includes(status))) {
+    host.close(handle);
+    init.handle = 0;
+  } else if (handle) {
+    const given = oneHeader(headers, "content-encoding")?.toLowerCase();
+    const encoding = ENCODINGS.includes(given) ? given : undefined;
+    noteHost(handle, headers, encoding, signal);
+    // They are of what came, and not of what is read.
+    if (encoding) for (const name of ["content-encoding", "content-length"]) headers.delete(name);
+  }
   return new Response(SECRET, init);
 }
 

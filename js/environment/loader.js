@@ -1,8 +1,8 @@
 // env.LOADER: code that comes at run time, each call of it in a sandbox of its own; and what such code finds in its env. The
 // shape is that of Cloudflare's Worker Loader, as far as it goes.
 import * as host from "hearth:host";
-import { fetch, send } from "./fetch.js";
-import { Request, headersFrom, incomingResponse, outgoing, useBody } from "./http.js";
+import { Upload, abortion, fetch } from "./fetch.js";
+import { Request, givenSignal, headersFrom, incomingResponse, outgoing, useBody } from "./http.js";
 import { URL } from "./url.js";
 
 /** Where loaded code calls back who loaded it. The host never sends it anywhere. */
@@ -44,6 +44,14 @@ function sourceOf(name, module) {
   throw new TypeError(`the module ${JSON.stringify(name)} is none of a string, { js }, { text } and { json }`);
 }
 
+function boundOf(name, value) {
+  if (value === undefined) return value;
+  if (typeof value !== "number" || !(value >= 0 && value < Infinity)) {
+    throw new TypeError(`limits.${name} is a number, and not ${JSON.stringify(value) ?? String(value)}`);
+  }
+  return value;
+}
+
 /** What is loaded, as the host takes it. */
 function described(code) {
   for (const name of Object.keys(code)) {
@@ -69,7 +77,8 @@ function described(code) {
   for (const name of Object.keys(limits)) {
     if (!LIMITS.includes(name)) throw new TypeError(`there is no limit ${name}; limits are ${LIMITS.join(", ")}`);
   }
-  const bounds = LIMITS.map((name) => limits[name]);
+  const bounds = LIMITS.map((name) => boundOf(name, limits[name]));
+  if (!Array.isArray(egress)) throw new TypeError(`egress is a list of hosts, and not ${JSON.stringify(egress)}`);
   return { mainModule, texts, values, functions, egress: egress.map(String), bounds };
 }
 
@@ -110,19 +119,25 @@ async function watch(execution, functions) {
   }
 }
 
-async function answered(call, url, ended) {
+async function answered(call, { url, method }, upload, ended, signal) {
+  const { promise: aborted, stop } = abortion(signal);
   try {
     for (;;) {
       const answer = host.answer(call);
       if (answer) {
         const [status, list, handle] = answer;
-        return incomingResponse({ status, headers: headersFrom(list), url, redirected: false, handle });
+        upload?.answered();
+        return incomingResponse({ status, headers: headersFrom(list), url, redirected: false, handle }, method, signal);
       }
-      await host.wait(call);
+      const waiting = host.wait(call);
+      await (aborted ? Promise.race([waiting, aborted]) : waiting);
     }
-  } catch {
-    throw new LoaderError(await ended);
+  } catch (error) {
+    signal?.throwIfAborted();
+    const reason = upload ? upload.reason(error) : error;
+    throw reason === error ? new LoaderError(await ended) : reason;
   } finally {
+    stop();
     host.close(call);
   }
 }
@@ -133,13 +148,31 @@ class Worker {
   #source;
   #handle = 0;
   #epoch = 0;
+  /** The code while it is asked for, and the call in which. */
+  #asking;
+  #askingEpoch = 0;
 
   constructor(source) {
     this.#source = source;
   }
 
+  async #ask() {
+    return described(typeof this.#source === "function" ? await this.#source() : this.#source);
+  }
+
   async #load() {
-    this.#code ??= described(typeof this.#source === "function" ? await this.#source() : this.#source);
+    if (!this.#code) {
+      if (this.#askingEpoch !== epoch) {
+        this.#asking = this.#ask();
+        this.#askingEpoch = epoch;
+      }
+      try {
+        this.#code = await this.#asking;
+      } catch (error) {
+        this.#askingEpoch = 0;
+        throw error;
+      }
+    }
     if (this.#epoch !== epoch) {
       const { mainModule, texts, values, functions, egress, bounds } = this.#code;
       this.#handle = host.load(mainModule, texts, values, [...functions.keys()], egress, bounds);
@@ -151,16 +184,18 @@ class Worker {
   /** Calls it: `response` is its answer, `ended` how it ended. Neither rejects unheard. */
   call(input, init) {
     const request = new Request(input, init);
+    const signal = givenSignal(request);
     const begun = this.#load().then((worker) => {
+      signal?.throwIfAborted();
       const body = useBody(request);
       const [list, isThere] = outgoing(request.headers, body);
       const { protocol, host: authority, pathname, search } = new URL(request.url);
       const path = pathname + search;
       const [call, output, execution] = host.fetch(request.method, protocol.slice(0, -1), authority, path, list, isThere, worker);
-      if (isThere) host.handled(send(body, output));
+      const upload = isThere ? new Upload(body, output, "loaded code", signal) : null;
       const ended = watch(execution, this.#code.functions);
       host.handled(ended);
-      return { ended, response: answered(call, request.url, ended) };
+      return { ended, response: answered(call, request, upload, ended, signal) };
     });
     const response = begun.then(({ response }) => response);
     const ended = begun.then(({ ended }) => ended);

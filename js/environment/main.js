@@ -3,43 +3,33 @@ import * as host from "hearth:host";
 import "./async_hooks.js";
 import { Blob, File, FormData } from "./blob.js";
 import { structuredClone } from "./clone.js";
+import { CompressionStream, DecompressionStream } from "./compression.js";
 import { console, inspect } from "./console.js";
 import { Crypto, CryptoKey, SubtleCrypto } from "./crypto.js";
 import { TextDecoder, TextEncoder } from "./encoding.js";
 import * as events from "./events.js";
 import { fetch, sendAtOnce } from "./fetch.js";
-import { Headers, Request, Response, incomingRequest, outgoing, useBody } from "./http.js";
+import { Headers, Request, Response, forgetStreams, incomingRequest, outgoing, outgoingHead, useBody } from "./http.js";
 import { beginCall, environment } from "./loader.js";
+import { Performance, beginTime } from "./performance.js";
 import * as streams from "./streams.js";
 import { clearTimeout, clearTimers, setInterval, setTimeout } from "./timers.js";
 import { URL, URLSearchParams } from "./url.js";
 
-class Performance {
-  #origin = host.now();
-
-  get timeOrigin() {
-    return Date.now() - this.now();
-  }
-
-  now() {
-    return host.now() - this.#origin;
-  }
-
-  /** Time begins with the instance, not with its snapshot. */
-  static begin(performance) {
-    performance.#origin = host.now();
-  }
-}
-
-const beginTime = Performance.begin;
-delete Performance.begin;
 const performance = new Performance();
 
-const isOwn = (frame) => !frame.includes("(hearth:") && !frame.endsWith("(native)");
+/** Whether a line of a stack is of the user's code: not a native function, nor a text that is no file. */
+const isOwn = (line) => line.startsWith("    at ") && !line.endsWith("(native)") && !/[( ]<[^()]*>[:\d]*\)?$/.test(line);
 
 /** The frames of a stack that are of the user's code, innermost first. */
 function framesOf(error) {
-  return String(error?.stack ?? "").trimEnd().split("\n").filter((frame) => frame && isOwn(frame));
+  let stack;
+  try {
+    stack = String(error?.stack ?? "");
+  } catch {
+    return [];
+  }
+  return stack.split("\n").filter(isOwn);
 }
 
 /** Where in the user's code, as `file:line:column`. */
@@ -49,7 +39,7 @@ function position(error) {
 
 /** An exception that nobody caught, as its owner reads it. The first line says it all. */
 function described(error) {
-  const [title, ...rest] = inspect(error).split("\n").filter(isOwn);
+  const [title, ...rest] = inspect(error).split("\n").filter((line) => !line.startsWith("    at ") || isOwn(line));
   const place = position(error);
   return [place ? `${title} (${place})` : title, ...rest].join("\n");
 }
@@ -64,6 +54,13 @@ function reportError(error) {
   host.log(true, `uncaught ${described(error)}`);
 }
 
+/** What a task threw that nobody waits for. False where memory was out, which ends the call. */
+export function uncaught(error) {
+  if (isOutOfMemory(error)) return false;
+  reportError(error);
+  return true;
+}
+
 /** A promise was rejected and nobody handled it before the next wait. */
 export function unhandled(reason) {
   host.log(true, `unhandled rejection: ${described(reason)}`);
@@ -71,8 +68,10 @@ export function unhandled(reason) {
 
 const globals = {
   Blob,
+  CompressionStream,
   Crypto,
   CryptoKey,
+  DecompressionStream,
   File,
   FormData,
   Headers,
@@ -135,16 +134,16 @@ export function loadProblem(error) {
   return [title, file ?? "", Number(line ?? 0), Number(column ?? 0), isError ? framesOf(error).join("\n") : ""];
 }
 
-/** Answers the call. A promise where the body is not all on its way then. */
-function respond(response) {
+/** Answers the call. Returns the body and the stream of the host's that it goes to, 0 where there is nothing to send. */
+function respond(response, method, asked) {
   if (!(response instanceof Response)) {
     throw new TypeError(`fetch returned no Response but ${inspect(response, 1)}`);
   }
   if (response.status === 0) throw new TypeError("fetch returned Response.error()");
   const body = useBody(response);
-  const [list, isThere] = outgoing(response.headers, body);
-  const output = host.respond(response.status, list, isThere);
-  return isThere ? sendAtOnce(body, output) : null;
+  if (method === "HEAD") return [body, host.respond(response.status, outgoingHead(response.headers, body), false)];
+  const [list, isThere] = outgoing(response.headers, body, asked);
+  return [body, host.respond(response.status, list, isThere)];
 }
 
 async function serve() {
@@ -156,15 +155,21 @@ async function serve() {
     passThroughOnException() {},
   };
   try {
+    let body;
+    let output = 0;
     try {
       const request = incomingRequest(host.request());
+      const { method, headers } = request;
       beginCall();
       env ??= environment();
-      const sending = respond(await handler.fetch(request, env, ctx));
+      [body, output] = respond(await handler.fetch(request, env, ctx), method, headers);
+      const sending = output ? sendAtOnce(body, output) : null;
       if (sending) await sending;
     } catch (error) {
       const text = `uncaught ${described(error)}`;
       host.log(true, text);
+      // Not before it is told: an answer that breaks off ends the call.
+      if (output) host.close(output);
       host.fail(isOutOfMemory(error), text);
     }
     while (pending.length > 0) {
@@ -174,6 +179,7 @@ async function serve() {
     }
   } finally {
     clearTimers();
+    forgetStreams();
     host.done();
   }
 }

@@ -9,10 +9,18 @@ function deferred() {
   return all;
 }
 
-function strategyOf({ highWaterMark, size } = {}, usual) {
+function strategyOf(strategy, usual) {
+  const { highWaterMark, size } = strategy ?? {};
   const mark = highWaterMark === undefined ? usual : Number(highWaterMark);
   if (Number.isNaN(mark) || mark < 0) throw new RangeError("highWaterMark is not negative");
   return { mark, size: size ?? (() => 1) };
+}
+
+/** How much a chunk counts, as a strategy says. */
+function sizeOf(size, chunk) {
+  const counted = Number(size(chunk));
+  if (!(counted >= 0 && counted < Infinity)) throw new RangeError(`the size ${counted} of a chunk is no finite number that is not negative`);
+  return counted;
 }
 
 export class CountQueuingStrategy {
@@ -57,14 +65,16 @@ class Readable {
     this.mark = mark;
     this.size = size;
     this.controller = new ReadableStreamDefaultController(SECRET, this);
-    const started = source.start?.(this.controller);
     this.isStarted = false;
+    const started = source.start?.(this.controller);
     const begin = () => {
       this.isStarted = true;
       this.pull();
     };
-    if (started === undefined) begin();
-    else Promise.resolve(started).then(begin, (error) => this.fail(error));
+    // The source hears of it when whoever makes the stream has it.
+    if (started !== undefined) Promise.resolve(started).then(begin, (error) => this.fail(error));
+    else if (source.pull && mark > 0) Promise.resolve().then(begin);
+    else this.isStarted = true;
   }
 
   get desired() {
@@ -97,7 +107,7 @@ class Readable {
     } else {
       let size;
       try {
-        size = Number(this.size(chunk));
+        size = sizeOf(this.size, chunk);
       } catch (error) {
         this.fail(error);
         throw error;
@@ -224,7 +234,9 @@ export class ReadableStreamDefaultReader {
     for (const { reject } of this.#state.reads.splice(0)) reject(error);
     this.#state.reader = null;
     this.#state = null;
-    if (this.#handle) this.#handle.settled.reject(error);
+    this.#handle.settled.reject(error);
+    this.#handle = { settled: deferred() };
+    this.#handle.settled.reject(error);
   }
 }
 
@@ -259,7 +271,8 @@ export class ReadableStream {
     return readables.get(this).reader !== null;
   }
 
-  getReader({ mode } = {}) {
+  getReader(options) {
+    const mode = options?.mode;
     if (mode !== undefined) throw new TypeError(`readers of mode ${mode} are not supported`);
     return new ReadableStreamDefaultReader(this);
   }
@@ -269,7 +282,8 @@ export class ReadableStream {
     return readables.get(this).cancel(reason);
   }
 
-  async pipeTo(destination, { preventClose, preventAbort, preventCancel, signal } = {}) {
+  async pipeTo(destination, options) {
+    const { preventClose, preventAbort, preventCancel, signal } = options ?? {};
     const reader = this.getReader();
     const writer = destination.getWriter();
     let problem = null;
@@ -360,7 +374,8 @@ export class ReadableStream {
     return [make(), make()];
   }
 
-  async *values({ preventCancel = false } = {}) {
+  async *values(options) {
+    const preventCancel = options?.preventCancel ?? false;
     const reader = this.getReader();
     let isDone = false;
     try {
@@ -397,24 +412,31 @@ class Writable {
   queued = 0;
   writer = null;
   ready = deferred();
-  settled = deferred();
+  closing = null;
   isBusy = true;
-  isClosing = false;
+  /** What was aborted, until it is settled: what the sink has at that time is waited for. */
+  abortion = null;
 
   constructor(sink, { mark, size }) {
     this.sink = sink;
     this.mark = mark;
     this.size = size;
-    this.abortion = new AbortController();
+    this.signals = new AbortController();
     this.controller = new WritableStreamDefaultController(SECRET, this);
     this.update();
     const begin = () => {
       this.isBusy = false;
+      this.settle();
       this.work();
     };
     const started = sink.start?.(this.controller);
     if (started === undefined) begin();
-    else Promise.resolve(started).then(begin, (error) => this.fail(error));
+    else Promise.resolve(started).then(begin, (error) => this.startFailed(error));
+  }
+
+  startFailed(error) {
+    this.isBusy = false;
+    this.fail(error);
   }
 
   get desired() {
@@ -424,7 +446,7 @@ class Writable {
 
   /** `ready` is pending exactly while there is back pressure. */
   update() {
-    const isFull = this.status === "writable" && !this.isClosing && this.desired <= 0;
+    const isFull = this.status === "writable" && !this.closing && this.desired <= 0;
     if (!isFull) this.ready.resolve();
     else if (this.isReady) this.ready = deferred();
     this.isReady = !isFull;
@@ -432,11 +454,11 @@ class Writable {
 
   write(chunk) {
     if (this.status === "errored") return Promise.reject(this.error);
-    if (this.status === "closed" || this.isClosing) return Promise.reject(new TypeError("the stream is closed"));
+    if (this.status === "closed" || this.closing) return Promise.reject(new TypeError("the stream is closed"));
     const done = deferred();
     let size;
     try {
-      size = Number(this.size(chunk));
+      size = sizeOf(this.size, chunk);
     } catch (error) {
       this.fail(error);
       return Promise.reject(error);
@@ -450,55 +472,84 @@ class Writable {
 
   close() {
     if (this.status === "errored") return Promise.reject(this.error);
-    if (this.status === "closed" || this.isClosing) return Promise.reject(new TypeError("the stream is closed"));
-    this.isClosing = true;
+    if (this.status === "closed" || this.closing) return Promise.reject(new TypeError("the stream is closed"));
+    this.closing = deferred();
     this.update();
     this.work();
-    return this.settled.promise;
+    return this.closing.promise;
   }
 
   async work() {
     if (this.isBusy || this.status !== "writable") return;
     this.isBusy = true;
+    let done = null;
     try {
       while (this.queue.length > 0 && this.status === "writable") {
-        const { chunk, size, done } = this.queue[0];
-        await this.sink.write?.(chunk, this.controller);
-        this.queue.shift();
-        this.queued -= size;
+        const first = this.queue.shift();
+        done = first.done;
+        await this.sink.write?.(first.chunk, this.controller);
+        this.queued -= first.size;
         done.resolve();
-        this.update();
+        done = null;
+        if (this.status === "writable") this.update();
       }
-      if (this.isClosing && this.status === "writable") {
+      if (this.closing && this.status === "writable") {
+        done = this.closing;
         await this.sink.close?.();
+        // Also where it was aborted meanwhile.
         this.status = "closed";
-        this.settled.resolve();
+        done.resolve();
+        this.writer?.settled.resolve();
       }
     } catch (error) {
+      done?.reject(error);
       this.fail(error);
-    } finally {
-      this.isBusy = false;
     }
+    this.isBusy = false;
+    this.settle();
   }
 
+  /** Nothing is written any more. What the sink has is waited for. */
   fail(error) {
     if (this.status !== "writable") return;
     this.status = "errored";
     this.error = error;
-    for (const { done } of this.queue.splice(0)) done.reject(error);
-    this.settled.reject(error);
-    if (!this.isReady) this.ready.reject(error);
-    else {
+    this.ready.reject(error);
+    if (this.isReady) {
       this.ready = deferred();
       this.ready.reject(error);
     }
+    this.settle();
   }
 
-  async abort(reason) {
-    if (this.status !== "writable") return;
+  /** Tells who waits that the stream failed, once the sink has nothing in hand. */
+  async settle() {
+    if (this.isBusy || this.status === "writable") return;
+    const { abortion } = this;
+    this.abortion = null;
+    if (this.status === "errored") {
+      for (const { done } of this.queue.splice(0)) done.reject(this.error);
+      try {
+        if (abortion) await this.sink.abort?.(abortion.reason);
+        abortion?.done.resolve();
+      } catch (error) {
+        abortion.done.reject(error);
+      }
+      this.closing?.reject(this.error);
+      this.writer?.settled.reject(this.error);
+    } else {
+      abortion?.done.resolve();
+    }
+  }
+
+  abort(reason) {
+    if (this.abortion) return this.abortion.done.promise;
+    if (this.status !== "writable") return Promise.resolve();
+    const done = deferred();
+    this.abortion = { reason, done };
+    this.signals.abort(reason);
     this.fail(reason);
-    this.abortion.abort(reason);
-    await this.sink.abort?.(reason);
+    return done.promise;
   }
 }
 
@@ -511,7 +562,7 @@ export class WritableStreamDefaultController {
   }
 
   get signal() {
-    return this.#state.abortion.signal;
+    return this.#state.signals.signal;
   }
 
   error(error) {
@@ -521,15 +572,17 @@ export class WritableStreamDefaultController {
 
 export class WritableStreamDefaultWriter {
   #state;
-  #settled;
+  #handle;
 
   constructor(stream) {
     const state = writables.get(stream);
     if (!state) throw new TypeError("a writer writes to a WritableStream");
     if (state.writer) throw new TypeError("the stream is locked to another writer");
     this.#state = state;
-    this.#settled = state.settled.promise;
-    state.writer = this;
+    this.#handle = { settled: deferred() };
+    state.writer = this.#handle;
+    if (state.status === "closed") this.#handle.settled.resolve();
+    if (state.status === "errored") this.#handle.settled.reject(state.error);
   }
 
   #locked() {
@@ -538,7 +591,7 @@ export class WritableStreamDefaultWriter {
   }
 
   get closed() {
-    return this.#settled;
+    return this.#handle.settled.promise;
   }
 
   get ready() {
@@ -565,6 +618,10 @@ export class WritableStreamDefaultWriter {
     if (!this.#state) return;
     this.#state.writer = null;
     this.#state = null;
+    const error = new TypeError("the writer's lock was released");
+    this.#handle.settled.reject(error);
+    this.#handle = { settled: deferred() };
+    this.#handle.settled.reject(error);
   }
 }
 
@@ -624,7 +681,8 @@ export class TransformStream {
   #readable;
   #writable;
 
-  constructor(transformer = {}, writableStrategy = {}, readableStrategy = {}) {
+  constructor(transformer, writableStrategy, readableStrategy) {
+    transformer ??= {};
     let output;
     let input;
     let room = deferred();
@@ -647,7 +705,7 @@ export class TransformStream {
           room.resolve();
         },
       },
-      { highWaterMark: readableStrategy.highWaterMark ?? 0, size: readableStrategy.size },
+      { highWaterMark: readableStrategy?.highWaterMark ?? 0, size: readableStrategy?.size },
     );
     const controller = new TransformStreamDefaultController(SECRET, output, fail);
     const guarded = async (work) => {
@@ -669,6 +727,9 @@ export class TransformStream {
             room = deferred();
             const state = readables.get(readable);
             if (state.reads.length === 0) await room.promise;
+            // It was given up meanwhile.
+            const { status, error } = writables.get(writable);
+            if (status === "errored") throw error;
           }
           await guarded(async () => {
             if (transformer.transform) await transformer.transform(chunk, controller);
@@ -688,7 +749,7 @@ export class TransformStream {
       },
       writableStrategy,
     );
-    const readable = this.#readable;
+    const [readable, writable] = [this.#readable, this.#writable];
   }
 
   get readable() {
@@ -702,10 +763,18 @@ export class TransformStream {
 
 export class TextEncoderStream extends TransformStream {
   constructor() {
+    // Half of a character whose other half may come.
+    let half = "";
     super({
       transform(chunk, controller) {
-        const bytes = encode(String(chunk));
-        if (bytes.length > 0) controller.enqueue(bytes);
+        let text = half + String(chunk);
+        const last = text.charCodeAt(text.length - 1);
+        half = last >= 0xd800 && last <= 0xdbff ? text.slice(-1) : "";
+        if (half) text = text.slice(0, -1);
+        if (text) controller.enqueue(encode(text));
+      },
+      flush(controller) {
+        if (half) controller.enqueue(encode(half));
       },
     });
   }

@@ -167,9 +167,9 @@ export class URLSearchParams {
     if (typeof init === "object" && init !== null) {
       const pairs = init[Symbol.iterator] ? init : Object.entries(init);
       for (const pair of pairs) {
-        const [name, value, ...more] = pair;
-        if (value === undefined || more.length > 0) throw new TypeError("a pair has two elements");
-        this.#list.push(String(name), String(value));
+        const items = [...pair];
+        if (items.length !== 2) throw new TypeError("a pair has two elements");
+        this.#list.push(String(items[0]), String(items[1]));
       }
     } else {
       this[RELOAD](String(init));

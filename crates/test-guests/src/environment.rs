@@ -1,4 +1,4 @@
-//! The JavaScript environment (`js/`): QuickJS-ng, Ada and our C compiled with clang, run once up to the point where a user's code
+//! The JavaScript environment (`js/`): QuickJS-ng, Ada, zlib and our C compiled with clang, run once up to the point where a user's code
 //! comes, and kept as it is then.
 
 use std::fmt::Write as _;
@@ -40,18 +40,42 @@ const WORLD: &str = "javascript";
 
 /// The package of the engine's source, pinned in `js/source/Cargo.lock`, and its files.
 const ENGINE: &str = "rquickjs-sys";
-const ENGINE_FILES: [&str; 3] = ["libregexp.c", "libunicode.c", "dtoa.c"];
+const ENGINE_FILES: [&str; 2] = ["libunicode.c", "dtoa.c"];
+/// Files of the engine that are changed. `engine.c` includes the first.
+const CHANGED_FILES: [(&str, &[Change]); 2] = [
+    ("quickjs.c", &ENGINE_CHANGES),
+    ("libregexp.c", &REGEXP_CHANGES),
+];
 /// The package of what parses URLs, pinned there too.
 const URLS: &str = "ada-url";
+/// The package of what compresses, pinned there too, and its files.
+const PRESS: &str = "libz-sys";
+const PRESS_FILES: [&str; 8] = [
+    "adler32.c",
+    "crc32.c",
+    "deflate.c",
+    "inffast.c",
+    "inflate.c",
+    "inftrees.c",
+    "trees.c",
+    "zutil.c",
+];
 
-/// Changes to the engine's source: what stands there, how often, and what it becomes (`js/engine.c`).
+/// What stands in a source, how often, and what it becomes.
+type Change = (&'static str, usize, &'static str);
+
+/// Changes to the engine's source (`js/engine.c`).
 ///
 /// Each job of the queue belongs to the asynchronous context that it was queued in, and a reaction to the one that it was attached
 /// in. The engine's own hooks do not see an `await`.
 ///
 /// References to what is in the snapshot are not counted. Arenas are a fourth as large: an instance writes to one for each size
 /// of what it allocates. The last one of a size stays when it is empty.
-const ENGINE_CHANGES: [(&str, usize, &str); 23] = [
+///
+/// The stack of an error begins with its name and message, as in other engines, and has no frames of the environment's own.
+///
+/// Functions that call themselves take some of C's stack, whose end is known, for the frames on wasmtime's own, whose is not.
+const ENGINE_CHANGES: [Change; 35] = [
     (
         "    int argc;\n    JSValue argv[];\n} JSJobEntry;",
         1,
@@ -163,7 +187,74 @@ const ENGINE_CHANGES: [(&str, usize, &str); 23] = [
         1,
         "        struct list_head *all = &rt->arena_state.free_arena_list[block_size_idx];\n        bool is_last = all->next == &ar->free_link && all->prev == &ar->free_link;\n        if (unlikely(ar->n_used_blocks == 0) && !is_last) {\n",
     ),
+    (
+        "        js_dbuf_init(ctx, &dbuf);\n        if (stack_trace_limit == 0)\n",
+        1,
+        "        js_dbuf_init(ctx, &dbuf);\n        engine_title(ctx, &dbuf, error_obj);\n        if (stack_trace_limit == 0)\n",
+    ),
+    (
+        "            backtrace_barrier = b->backtrace_barrier;\n        }\n\n        if (has_prepare) {\n",
+        1,
+        "            backtrace_barrier = b->backtrace_barrier;\n            if (engine_hides(ctx, b->filename))\n                continue;\n        }\n\n        if (has_prepare) {\n",
+    ),
+    (
+        "static inline bool js_check_stack_overflow(JSRuntime *rt, size_t alloca_size)\n{\n",
+        1,
+        "static inline bool is_stack_short(JSRuntime *rt, size_t alloca_size)\n{\n    return unlikely(js_get_stack_pointer() - alloca_size < rt->stack_limit);\n}\n\nstatic inline __attribute__((always_inline)) bool js_check_stack_overflow(JSRuntime *rt, size_t alloca_size)\n{\n    TAKE(DEEP);\n",
+    ),
+    (
+        "    if (js_check_stack_overflow(rt, alloca_size))\n        return JS_ThrowStackOverflow(caller_ctx);\n",
+        1,
+        "    if (is_stack_short(rt, alloca_size))\n        return JS_ThrowStackOverflow(caller_ctx);\n",
+    ),
+    (
+        "static JSProxyData *get_proxy_method(",
+        1,
+        "static inline __attribute__((always_inline)) JSProxyData *get_proxy_method(",
+    ),
+    (
+        "static __exception int js_parse_unary(JSParseState *s, int parse_flags)\n{\n    int op;\n",
+        1,
+        "static __exception int js_parse_unary(JSParseState *s, int parse_flags)\n{\n    int op;\n    TAKE_PARSING(s, 160);\n",
+    ),
+    (
+        "static __exception int js_parse_assign_expr2(JSParseState *s, int parse_flags)\n{\n",
+        1,
+        "static __exception int js_parse_assign_expr2(JSParseState *s, int parse_flags)\n{\n    TAKE_PARSING(s, 900);\n",
+    ),
+    (
+        "                                                  int decl_mask)\n{\n",
+        1,
+        "                                                  int decl_mask)\n{\n    TAKE_PARSING(s, 400);\n",
+    ),
+    (
+        "                                          bool export_flag)\n{\n",
+        1,
+        "                                          bool export_flag)\n{\n    TAKE_PARSING(s, 100);\n",
+    ),
+    (
+        "    if (js_check_stack_overflow(rt, sizeof(arg_buf[0]) * arg_count))\n",
+        1,
+        "    TAKE(160);\n    if (is_stack_short(rt, sizeof(arg_buf[0]) * arg_count))\n",
+    ),
+    (
+        "    if (js_check_stack_overflow(ctx->rt, 0))\n        return JS_ThrowStackOverflow(ctx);\n\n    /* the tag",
+        1,
+        "    TAKE(160);\n    if (is_stack_short(ctx->rt, 0))\n        return JS_ThrowStackOverflow(ctx);\n\n    /* the tag",
+    ),
+    (
+        "            func = p->u.cfunc.c_function;\n            return func.iterator_next(",
+        1,
+        "            func = p->u.cfunc.c_function;\n            if (js_check_stack_overflow(ctx->rt, 0))\n                return JS_ThrowStackOverflow(ctx);\n            return func.iterator_next(",
+    ),
 ];
+
+/// The same in the parser of regular expressions.
+const REGEXP_CHANGES: [Change; 1] = [(
+    "    if (lre_check_stack_overflow(s->opaque, 0))\n",
+    2,
+    "    char taken[800];\n    __asm__ volatile(\"\" : : \"r\"(taken) : \"memory\");\n    if (lre_check_stack_overflow(s->opaque, 0))\n",
+)];
 
 /// Where the environment says why its snapshot could not be made.
 const PROBLEM: &str = "snapshot_problem";
@@ -183,13 +274,13 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
     inputs.extend(files(&js, "h")?);
     inputs.extend(c.iter().chain(&modules).cloned());
     build::cached(root, &inputs, |folder| {
-        let [engine, urls] = sources(&js, [ENGINE, URLS])?;
+        let [engine, urls, press] = sources(&js, [ENGINE, URLS, PRESS])?;
         let (engine, urls) = (engine.join("quickjs"), urls.join("deps"));
-        let file = folder.join("quickjs.c");
-        std::fs::write(
-            &file,
-            changed(&std::fs::read_to_string(engine.join("quickjs.c"))?)?,
-        )?;
+        let press = press.join("src/zlib");
+        for (name, changes) in CHANGED_FILES {
+            let source = std::fs::read_to_string(engine.join(name))?;
+            std::fs::write(folder.join(name), changed(&source, changes)?)?;
+        }
         for (name, bytes) in build::bindings(resolved(root)?, WORLD)?.iter() {
             std::fs::write(folder.join(name), bytes)?;
         }
@@ -206,12 +297,14 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
         for include in [folder, &js] {
             clang.arg("-I").arg(include);
         }
-        for include in [&engine, &urls] {
+        for include in [&engine, &urls, &press] {
             clang.arg("-isystem").arg(include);
         }
         clang
             .args(&c)
             .args(ENGINE_FILES.map(|name| engine.join(name)))
+            .arg(folder.join("libregexp.c"))
+            .args(PRESS_FILES.map(|name| press.join(name)))
             .arg(folder.join(format!("{WORLD}.c")))
             .arg(folder.join(format!("{WORLD}_component_type.o")))
             .arg(urls_object)
@@ -278,9 +371,9 @@ fn sources<const N: usize>(js: &Path, packages: [&str; N]) -> Result<[PathBuf; N
 }
 
 /// The engine's source with our changes.
-fn changed(source: &str) -> Result<String> {
+fn changed(source: &str, changes: &[Change]) -> Result<String> {
     let mut changed = source.to_owned();
-    for (from, times, to) in ENGINE_CHANGES {
+    for &(from, times, to) in changes {
         let found = changed.matches(from).count();
         ensure!(
             found == times,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use hearth_contract::Reuse;
 use hearth_contract::proto::State;
 use hearth_test_guests::{Guest, javascript_environment};
@@ -30,7 +31,10 @@ const TABLE: [&str; 2] = [
 
 type Body = http_body_util::combinators::BoxBody<Bytes, hyper::Error>;
 
-/// A server that the functions call: `/hello`, `/redirect`, `/never`, and an echo elsewhere.
+/// Nine letters and a space, twenty times, as gzip.
+const SQUEEZED: &str = "H4sIAAAAAAACAysuLE1NrUpNUSgeOgwA2L7bALQAAAA=";
+
+/// A server that the functions call: `/hello`, `/redirect`, `/never` and others below, and an echo elsewhere.
 pub(crate) async fn server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,8 +49,15 @@ pub(crate) async fn server() -> SocketAddr {
     address
 }
 
-fn full(text: &'static str) -> Body {
-    Full::new(Bytes::from(text))
+fn header(request: &Request<Incoming>, name: &str) -> String {
+    let value = request.headers().get(name);
+    value.map_or("none".to_owned(), |value| {
+        value.to_str().unwrap().to_owned()
+    })
+}
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into())
         .map_err(|never: Infallible| match never {})
         .boxed()
 }
@@ -60,6 +71,26 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
             .body(full(""))
             .unwrap(),
         "/never" => std::future::pending().await,
+        // A body that begins and does not go on.
+        "/stalls" => {
+            let first = futures::stream::iter([Ok(Frame::data(Bytes::from("first")))]);
+            let body = StreamBody::new(first.chain(futures::stream::pending()));
+            Response::new(BodyExt::boxed(body))
+        }
+        "/304" => Response::builder().status(304).body(full("")).unwrap(),
+        "/gzip" => Response::builder()
+            .header("content-encoding", "gzip")
+            .header("x-asked", header(&request, "accept-encoding"))
+            .body(full(STANDARD.decode(SQUEEZED).unwrap()))
+            .unwrap(),
+        // What came: the length that was said, and that of the body.
+        "/seen" => {
+            let said = header(&request, "content-length");
+            match request.into_body().collect().await {
+                Ok(body) => Response::new(full(format!("{said} {}", body.to_bytes().len()))),
+                Err(_) => Response::new(full(format!("{said} broken"))),
+            }
+        }
         _ => Response::new(request.into_body().boxed()),
     })
 }
@@ -381,6 +412,140 @@ async fn a_body_that_fails_is_told_once() {
     let log = engine.end().await;
     assert_eq!(log.matches("torn").count(), 1, "{log}");
     assert!(log.contains("fails: uncaught RangeError: torn"), "{log}");
+}
+
+/// A log has the words once when the call has ended, whatever its caller got.
+async fn told(body: &str, words: &str) {
+    let mut engine = Engine::start().await;
+    let address = engine
+        .place_javascript(&handler(body), function("tells", |_| {}))
+        .await;
+    let answer = send(address, "GET", "/", Empty::<Bytes>::new()).await;
+    let _ = rest(answer.into_body()).await;
+    engine
+        .report("tells", |report| {
+            report.calls.iter().map(|call| call.count).sum::<u64>() == 1
+        })
+        .await;
+    let log = engine.end().await;
+    assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+}
+
+#[tokio::test]
+async fn what_goes_wrong_in_a_body_or_a_task_is_told_with_its_place() {
+    let good = "const stream = new ReadableStream({ async pull(controller) {
+       if (stream.seen) throw new RangeError('torn late');
+       stream.seen = true;
+       controller.enqueue(new TextEncoder().encode('x'.repeat(100_000)));
+       await new Promise((resolve) => setTimeout(resolve, 20));
+     } });
+     return new Response(stream);";
+    told(good, "tells: uncaught RangeError: torn late (agent.js:4:").await;
+    told(
+        "return new Response(ReadableStream.from(['text']));",
+        "tells: uncaught TypeError: the stream of a body has a string in it",
+    )
+    .await;
+    told(
+        "    JSON.parse('{bad');",
+        "line 1 column 2) (agent.js:3:10)",
+    )
+    .await;
+    told(
+        "    try { null.x; } catch (error) { console.log(error.stack); }\n    return new Response();",
+        "tells: TypeError: cannot read property 'x' of null\n",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_that_throws_is_told_and_the_call_goes_on() {
+    let engine = Engine::start().await;
+    let source = handler(
+        "    queueMicrotask(() => { throw new RangeError('of a task'); });
+    setTimeout(() => { throw new RangeError('of a timer'); }, 0);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    return new Response('goes on');",
+    );
+    let address = engine
+        .place_javascript(&source, function("tasks", |_| {}))
+        .await;
+    assert_eq!(get(address, "/").await.body, "goes on");
+    let log = engine.end().await;
+    for words in [
+        "tasks: uncaught RangeError: of a task (agent.js:3:",
+        "tasks: uncaught RangeError: of a timer (agent.js:4:",
+    ] {
+        assert!(log.contains(words), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_as_long_as_its_body_whatever_its_headers_say() {
+    let server = server().await;
+    let engine = Engine::start().await;
+    let source = handler(
+        "const { pathname } = new URL(request.url);
+         const twice = new TransformStream({ transform: (chunk, controller) => { controller.enqueue(chunk); controller.enqueue(chunk); } });
+         if (pathname === '/said') return new Response('abc', { headers: { 'content-length': '10' } });
+         if (pathname === '/none') return new Response(null, { headers: { 'content-length': '10' } });
+         const answer = await fetch(env.BASE + (pathname === '/304' || pathname === '/gzip' ? pathname : '/hello'), { headers: request.headers });
+         if (pathname === '/longer') return new Response(await answer.text() + '!', answer);
+         if (pathname === '/piped') return new Response(answer.body.pipeThrough(twice), answer);
+         if (pathname === '/same') return answer;
+         return new Response(answer.body, answer);",
+    );
+    let address = engine
+        .place_javascript(
+            &source,
+            function("lengths", |function| {
+                function.capabilities.env = vec![("BASE".to_owned(), format!("http://{server}"))];
+                function.capabilities.egress = vec![format!("http://{server}").parse().unwrap()];
+            }),
+        )
+        .await;
+    let squeezed = "squeezed ".repeat(20);
+    for (path, status, body, length) in [
+        ("/said", 200, "abc", Some("3")),
+        ("/longer", 200, "hello!", Some("6")),
+        ("/piped", 200, "hellohello", None),
+        ("/same", 200, "hello", Some("5")),
+        ("/new", 200, "hello", Some("5")),
+        ("/304", 304, "", None),
+        // Who asks for nothing is given what it is.
+        ("/gzip", 200, squeezed.as_str(), None),
+    ] {
+        let answer = get(address, path).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, body));
+        if length.is_some() {
+            let told = answer.headers.get("content-length");
+            assert_eq!(told.map(|value| value.to_str().unwrap()), length, "{path}");
+        }
+        assert!(!answer.headers.contains_key("content-encoding"), "{path}");
+    }
+    for (path, length) in [("/said", "3"), ("/none", "10"), ("/same", "5")] {
+        let answer = call(address, "HEAD", path, b"").await;
+        assert_eq!(answer.headers["content-length"], length, "{path}");
+    }
+    let request = Request::get("/gzip")
+        .header("host", "localhost")
+        .header("accept-encoding", "br, gzip")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let answer = sent(address, request).await;
+    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    let raw = rest(answer.into_body()).await.unwrap().to_bytes();
+    assert_eq!(raw, STANDARD.decode(SQUEEZED).unwrap());
+    engine.end().await;
+}
+
+/// What comes back for a request of one's own making.
+async fn sent(address: SocketAddr, request: Request<Empty<Bytes>>) -> Response<Incoming> {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    sender.send_request(request).await.unwrap()
 }
 
 #[tokio::test]

@@ -462,6 +462,42 @@ async fn an_answer_streams_through_and_calls_share_nothing() {
 }
 
 #[tokio::test]
+async fn code_is_asked_for_once_signals_end_it_and_wrong_bounds_are_named() {
+    let engine = Engine::start().await;
+    let source = handler(
+        "const say = (text) => ({ mainModule: 'm.js', modules: { 'm.js': `export default { ${text} }` } });
+         const asked = [];
+         const getCode = async () => { asked.push(1); await new Promise((resolve) => setTimeout(resolve, 5)); return say('fetch: () => new Response(\"x\")'); };
+         const known = () => env.LOADER.get('known', getCode).fetch('http://a/').then((answer) => answer.text());
+         const all = await Promise.all([known(), known()]);
+         const stalls = env.LOADER.load(say('fetch: () => new Promise((resolve) => setTimeout(resolve, 60000))'));
+         const problem = (run) => run().then(() => 'none', (error) => `${error.name}: ${error.message}`);
+         const wrong = (part) => problem(() => env.LOADER.load({ ...say('fetch() {}'), ...part }).fetch('http://a/'));
+         return Response.json([
+           all, asked.length, (await problem(() => stalls.fetch('http://a/', { signal: AbortSignal.timeout(50) }))).split(':')[0],
+           await wrong({ limits: { cpuMilliseconds: '100ms' } }), await wrong({ limits: { memoryBytes: null } }), await wrong({ egress: 'https://x' }),
+         ]);",
+    );
+    let address = engine
+        .place_javascript(&source, loading("asks", |_, _| {}))
+        .await;
+    let answer = get(address, "/").await;
+    let told: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(
+        told,
+        json!([
+            ["x", "x"],
+            1,
+            "TimeoutError",
+            "TypeError: limits.cpuMilliseconds is a number, and not \"100ms\"",
+            "TypeError: limits.memoryBytes is a number, and not null",
+            "TypeError: egress is a list of hosts, and not \"https://x\"",
+        ])
+    );
+    engine.end().await;
+}
+
+#[tokio::test]
 async fn a_component_loads_code_too() {
     let engine = Engine::start().await;
     let address = engine

@@ -1,0 +1,32 @@
+// CompressionStream and DecompressionStream (Compression Standard): gzip, deflate and deflate-raw.
+import * as host from "hearth:host";
+import { bytesOf } from "./encoding.js";
+import { TransformStream } from "./streams.js";
+
+const FORMATS = ["deflate", "deflate-raw", "gzip"];
+
+/** A transformer that puts bytes through zlib. */
+function pressing(format, isInflating) {
+  if (!FORMATS.includes(format)) throw new TypeError(`the format ${format} is none of ${FORMATS.join(", ")}`);
+  const press = host.pressing(format, isInflating);
+  const pass = (bytes, controller) => {
+    host.feed(press, bytes);
+    for (let piece = host.press(press); piece; piece = host.press(press)) controller.enqueue(piece);
+  };
+  return {
+    transform: (chunk, controller) => pass(bytesOf(chunk), controller),
+    flush: (controller) => pass(null, controller),
+  };
+}
+
+export class CompressionStream extends TransformStream {
+  constructor(format) {
+    super(pressing(String(format), false));
+  }
+}
+
+export class DecompressionStream extends TransformStream {
+  constructor(format) {
+    super(pressing(String(format), true));
+  }
+}
