@@ -23,7 +23,7 @@ function errorText(error, depth, seen) {
   const named = Object.keys(error).filter((key) => !["name", "message", "stack", "cause", "errors"].includes(key));
   const own = properties(error, named, depth, seen);
   let text = frames ? `${title}\n${frames}` : title;
-  if (own.length > 0) text += ` ${listed("{", own, "}", 0)}`;
+  if (own.length > 0) text += `\n  with ${listed("{", own, "}", 0)}`;
   if (Array.isArray(error.errors)) {
     for (const inner of error.errors.slice(0, ITEMS)) text += `\n  of ${inspect(inner, depth + 1, seen)}`;
   }

@@ -203,7 +203,9 @@ func (b *builtins) told(kept map[string]bool) (has, lacks []module) {
 		}
 		told := module{Name: name}
 		for _, one := range imports {
-			if kept[one.importer] || one.importer == globals || strings.HasPrefix(one.importer, provided) {
+			if one.importer == globals {
+				told.Importers = append(told.Importers, "code that names it")
+			} else if kept[one.importer] || strings.HasPrefix(one.importer, provided) {
 				told.Importers = append(told.Importers, one.importer)
 			}
 		}

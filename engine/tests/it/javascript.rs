@@ -120,6 +120,16 @@ async fn the_environment_has_what_the_page_says() {
     assert_eq!(answer.status, 200, "{}\n{log}", answer.body);
     assert!(log.contains("apis: one is 1 {"), "{log}");
     assert!(log.contains("apis: warn: Error: shown"), "{log}");
+    for words in [
+        "headers: Headers { x: \"shown\" }",
+        "{ url: URL \"http://c/\" }",
+        "  with { code: 7 }",
+        "  of Error: inner",
+        "{ lazy: [getter] } [cannot be shown: it throws]",
+        "uncaught Error: of a task (agent.js:",
+    ] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
     let results: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     let mut table = "| | what | there |\n|---|---|---|".to_owned();
     let mut group = "";
@@ -478,6 +488,36 @@ async fn a_task_that_throws_is_told_and_the_call_goes_on() {
     ] {
         assert!(log.contains(words), "{log}");
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_behind_its_answer_is_told() {
+    let server = server().await;
+    let engine = Engine::start().await;
+    let source = handler(
+        "    const body = new ReadableStream({ async pull(controller) {
+      controller.enqueue(new Uint8Array(1));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      throw new RangeError('torn behind it');
+    } });
+    const answer = await fetch(`${env.BASE}/hello`, { method: 'POST', body });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    return answer;",
+    );
+    let address = engine
+        .place_javascript(
+            &source,
+            function("uploads", |function| {
+                function.capabilities.env = vec![("BASE".to_owned(), format!("http://{server}"))];
+                function.capabilities.egress = vec![format!("http://{server}").parse().unwrap()];
+            }),
+        )
+        .await;
+    assert_eq!(get(address, "/").await.body, "hello");
+    let log = engine.end().await;
+    let words =
+        format!("warn: not all of the body of a request to {server} was sent: torn behind it");
+    assert!(log.contains(&words), "{log}");
 }
 
 #[tokio::test]
