@@ -666,7 +666,7 @@ fn leave(world: &World, plans: &mut HashMap<String, Planned>) -> (Kept, BTreeSet
     (kept, touched)
 }
 
-/// Keeps a group's plan and tells its pods. Returns the functions of which fewer or more are missing than before.
+/// Keeps a group's plan and tells its pods. Returns the functions that have another number than before, or want for another reason.
 fn apply<'a>(
     world: &World,
     plans: &mut HashMap<String, Planned>,
@@ -691,7 +691,10 @@ fn apply<'a>(
                 wanted.push((uid, told));
             }
         }
-        if planned.short != placement.short {
+        let before: u32 = planned.targets.iter().map(|(_, target)| target).sum();
+        let after: u32 = placement.targets.iter().map(|(_, target)| target).sum();
+        // Of fewer than before no pod may say anything new: it has more than those.
+        if (planned.short, before) != (placement.short, after) {
             touched.push((uid, function));
         }
         planned.short = placement.short;
