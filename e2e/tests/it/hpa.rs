@@ -55,7 +55,7 @@ async fn replicas(cx: &Cx) -> Result<i32> {
 async fn is_scaled_to(cx: &Cx, expected: i32) -> Result<()> {
     until(&format!("{expected} replicas"), SCALED, || async {
         let replicas = replicas(cx).await?;
-        let instead = || cx.kubectl(&["describe", "hpa", NAME]);
+        let instead = || cx.kubectl(&["describe", "hpa"]);
         Ok(match replicas == expected {
             true => Seen::Yes(()),
             false => Seen::NotYet(format!("{replicas}; {}", instead()?)),
