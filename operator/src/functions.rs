@@ -184,7 +184,8 @@ fn silent(function: &AgentFunction, seen: &Seen, context: &Context) -> Vec<PodIn
     let uid = function.uid().unwrap_or_default();
     let group = world.plans.serving(&uid);
     // Those of a pool that the function has left say nothing of it any more.
-    let is_its = |pod: &Pod| group.is_none() || objects::group_of(pod) == group;
+    let is_known = world.pool_of(function).is_some();
+    let is_its = |pod: &Pod| !is_known || group.is_none() || objects::group_of(pod) == group;
     let spoke = |uid: &str| {
         seen.hosts
             .iter()

@@ -83,16 +83,21 @@ pub(crate) async fn run(
                 Err(_) => break,
             },
             _ = looks.tick(), if holds => {}
+            () = tokio::time::sleep(left(ends)), if world.is_leading() => {}
         }
         if !holds {
             continue;
         }
-        match tokio::time::timeout(LOOK, leases.get(LEASE)).await {
+        let bound = match world.is_leading() {
+            true => LOOK.min(left(ends)),
+            false => LOOK,
+        };
+        match tokio::time::timeout(bound, leases.get(LEASE)).await {
             Ok(Ok(lease)) => ends = Some(end(&lease, &me.pod)?),
             Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be read"),
             Err(_) => tracing::warn!("the API server does not say how the Lease is"),
         }
-        let is_valid = ends.is_some_and(|ends| Timestamp::now() + MARGIN < ends);
+        let is_valid = !left(ends).is_zero();
         if is_valid == world.is_leading() {
             continue;
         }
@@ -111,6 +116,12 @@ pub(crate) async fn run(
     drop(leads);
     let _ = tokio::time::timeout(Duration::from_secs(5), task).await;
     Ok(())
+}
+
+/// How long a Lease that ends then may be relied on.
+fn left(ends: Option<Timestamp>) -> Duration {
+    let left = ends.map(|ends| ends.duration_since(Timestamp::now()) - MARGIN);
+    left.map_or(Duration::ZERO, |left| left.try_into().unwrap_or_default())
 }
 
 /// When a Lease ends that `holder` holds.

@@ -83,7 +83,10 @@ pub(crate) async fn run(world: Arc<World>, stop: CancellationToken) {
         let now = Timestamp::now();
         let mut is_due = !is_tick || is_moving;
         if is_tick {
-            is_due |= tick(&world, (started - last).as_secs_f64(), now);
+            // Who does not lead hears of no calls, and that is not that there are none.
+            if world.is_leading() {
+                is_due |= tick(&world, (started - last).as_secs_f64(), now);
+            }
             last = started;
         }
         if world.is_leading() && is_due {
@@ -154,6 +157,8 @@ struct Planned {
 struct Before {
     group: GroupKey,
     port: Option<u16>,
+    /// Pods that a leader before this one told of it, and how many instances.
+    brought: BTreeMap<String, u32>,
     /// When pods of the other group were first seen to answer.
     answered: Option<Instant>,
 }
@@ -310,12 +315,15 @@ fn round(world: &World, now: Timestamp) -> bool {
     let assembling = groups.keys().filter(|group| world.is_assembling(group));
     let assembling: BTreeSet<_> = assembling.map(|group| group.namespace.clone()).collect();
     groups.retain(|group, _| !assembling.contains(&group.namespace));
+    let leavers = plans.iter();
+    let leavers = leavers.filter_map(|(uid, planned)| Some((uid.clone(), planned.before.clone()?)));
+    let leavers: Vec<_> = leavers.collect();
     let mut touched = Vec::new();
     // Namespaces that may need another plan although their numbers are the same.
     let mut restless: BTreeSet<&str> = changed.iter().map(|key| &*key.namespace).collect();
     for (key, members) in &groups {
         let came_or_went = changed.contains(key);
-        let renewed = renew(world, &mut plans, key, members);
+        let renewed = renew(world, &mut plans, key, members, &leavers);
         if renewed.is_any {
             restless.insert(&key.namespace);
         }
@@ -446,23 +454,36 @@ fn renew<'a>(
     plans: &mut HashMap<String, Planned>,
     key: &GroupKey,
     members: &'a Members,
+    leavers: &[(String, Before)],
 ) -> Renewed<'a> {
-    let recorded = |function: &AgentFunction| {
-        let status = function.status.as_ref();
-        status.and_then(|status| u16::try_from(status.port?).ok())
-    };
+    // One that comes from another group had a port there, which is somebody else's here.
+    let has =
+        |planned: &Planned, function: &AgentFunction| match (&planned.made_from, &planned.before) {
+            (Some(made_from), _) if made_from.group == *key => planned.port,
+            (_, Some(before)) if before.group == *key => before.port,
+            (None, None) => recorded(function),
+            _ => None,
+        };
     let claims = members
         .functions
         .iter()
         .map(|(uid, function)| ports::Claim {
             uid,
-            port: plans
-                .get(uid)
-                .and_then(|planned| planned.port)
-                .or(recorded(function)),
+            port: match plans.get(uid) {
+                Some(planned) => has(planned, function),
+                None => recorded(function),
+            },
             // A function that leaves keeps its port until it is gone: its callers must not reach another.
             stays: function.metadata.deletion_timestamp.is_none(),
         });
+    let gone = leavers.iter().filter(|(_, before)| before.group == *key);
+    let gone = gone.map(|(uid, before)| ports::Claim {
+        uid,
+        port: before.port,
+        stays: false,
+    });
+    let gone = gone.filter(|claim| !members.functions.contains_key(claim.uid));
+    let claims = claims.chain(gone);
     let ports = ports::assign(&claims.collect::<Vec<_>>(), FUNCTION_PORTS);
     let mut renewed = Renewed::default();
     for (uid, function) in &members.functions {
@@ -482,8 +503,17 @@ fn renew<'a>(
             planned.before = Some(Before {
                 group: before.group.clone(),
                 port: planned.port,
+                brought: BTreeMap::new(),
                 answered: None,
             });
+        }
+        if planned
+            .before
+            .as_ref()
+            .is_some_and(|before| before.group == *key)
+        {
+            // It came back before it had gone.
+            planned.before = None;
         }
         if planned.port != port || planned.made_from.is_none() {
             renewed.moved.insert(uid);
@@ -509,11 +539,11 @@ fn adopt(
     brought: Brought,
     now: Timestamp,
 ) {
-    let Some(members) = groups.get(&brought.group) else {
-        return;
-    };
+    let members = groups.get(&brought.group);
     for (uid, target) in brought.targets {
-        let Some(function) = members.functions.get(&uid) else {
+        let function = members.and_then(|members| members.functions.get(&uid));
+        let Some(function) = function else {
+            adopt_leaver(plans, groups, &brought.group, &brought.pod, uid, target);
             continue;
         };
         let planned = plans.entry(uid).or_default();
@@ -527,6 +557,45 @@ fn adopt(
             scaling.assume(&mut planned.sizer, now, &brought.pod, target);
         }
     }
+}
+
+/// The same of a function that was on its way to another group when this replica began to lead: who answers goes on.
+fn adopt_leaver(
+    plans: &mut HashMap<String, Planned>,
+    groups: &BTreeMap<GroupKey, Members>,
+    group: &GroupKey,
+    pod: &str,
+    uid: String,
+    target: u32,
+) {
+    let elsewhere = groups
+        .iter()
+        .filter(|(key, _)| key.namespace == group.namespace);
+    let mut elsewhere = elsewhere.filter_map(|(_, members)| members.functions.get(&uid));
+    // One that is nowhere was deleted.
+    let Some(function) = elsewhere.next() else {
+        return;
+    };
+    let planned = plans.entry(uid).or_default();
+    let is_known = planned
+        .before
+        .as_ref()
+        .is_some_and(|before| before.group == *group);
+    if planned.made_from.is_none() || is_known {
+        let before = planned.before.get_or_insert_with(|| Before {
+            group: group.clone(),
+            port: recorded(function),
+            brought: BTreeMap::new(),
+            answered: None,
+        });
+        before.brought.insert(pod.to_owned(), target);
+    }
+}
+
+/// The port that a function's status names.
+fn recorded(function: &AgentFunction) -> Option<u16> {
+    let status = function.status.as_ref()?;
+    u16::try_from(status.port?).ok()
 }
 
 /// Finds the numbers of those that scale. Returns those that have another one than before.
@@ -645,21 +714,28 @@ fn leave(world: &World, plans: &mut HashMap<String, Planned>) -> (Kept, BTreeSet
             before.answered = Some(Instant::now());
             touched.insert(uid.clone());
         }
-        let group = before.group.clone();
-        let mut stay = hosts
-            .iter()
-            .filter(|host| host.pod.group == group)
-            .peekable();
+        let told = hosts.iter().filter(|host| host.pod.group == before.group);
+        let told = told.map(|host| (host.pod.uid.clone(), host.target));
+        let brought = before.brought.clone().into_iter();
+        let brought = brought.filter(|(pod, _)| world.fleet.is_connected(pod));
+        let pods: BTreeMap<String, u32> = brought.chain(told).collect();
         let is_over = before.answered.is_some_and(|at| at.elapsed() >= LEAVING);
-        if made_from.is_leaving || is_over || stay.peek().is_none() {
+        if made_from.is_leaving || is_over || pods.is_empty() {
             planned.before = None;
             touched.insert(uid.clone());
             continue;
         }
-        for host in stay {
-            if let Some(told) = world.fleet.told(&host.pod.uid, uid) {
-                let pod = kept.entry(host.pod.uid.clone()).or_default();
-                pod.push((uid.clone(), told));
+        for (pod, target) in pods {
+            let told = world.fleet.told(&pod, uid).or_else(|| {
+                let mut placed = proto::PlacedFunction::clone(planned.placed.as_deref()?);
+                placed.port = before.port?.into();
+                Some(Told {
+                    placed: Arc::new(placed),
+                    target,
+                })
+            });
+            if let Some(told) = told {
+                kept.entry(pod).or_default().push((uid.clone(), told));
             }
         }
     }
@@ -733,7 +809,8 @@ mod tests {
 
     fn connected_with(world: &World, pod: &str, first: Option<proto::Report>) -> (u64, Messages) {
         let (sender, messages) = Fleet::outbox();
-        (world.connect(fake::pod(pod), sender, first), messages)
+        let serial = world.connect(fake::pod(pod), sender, first);
+        (serial.unwrap(), messages)
     }
 
     /// The targets that a pod was told, by the function's name, and the ports.
@@ -823,7 +900,7 @@ mod tests {
         info.group.pool = "former".to_owned();
         let former = info.group.clone();
         let (sender, mut old) = Fleet::outbox();
-        let there = world.connect(info, sender, None);
+        let there = world.connect(info, sender, None).unwrap();
         let placed = world.plans.lock()["uid-a"].placed.clone().unwrap();
         let before = Told { placed, target: 1 };
         world.fleet.tell("there", &[("uid-a", before)]);
@@ -849,6 +926,38 @@ mod tests {
         });
         assert!(!is_going);
         assert_eq!(old.try_recv().unwrap().remove, ["uid-a"]);
+    }
+
+    #[test]
+    fn a_new_leader_leaves_a_function_where_it_is_answered_on_its_way_elsewhere() {
+        let [mut moved, other] = ["a", "b"].map(|name| fake::function(name, json!({})));
+        moved["status"] = json!({"port": 20007});
+        let world = fake::world(&[moved, other], &[], &[]);
+        let mut info = fake::pod("there");
+        info.group.pool = "former".to_owned();
+        let former = info.group.clone();
+        let report = proto::FunctionReport {
+            r#ref: Some(proto::FunctionRef {
+                uid: "uid-a".to_owned(),
+                namespace: "n".to_owned(),
+                name: "a".to_owned(),
+            }),
+            target: 3,
+            answers: true,
+            ..proto::FunctionReport::default()
+        };
+        let first = proto::Report {
+            functions: vec![report],
+            ..proto::Report::default()
+        };
+        let (sender, mut old) = Fleet::outbox();
+        world.connect(info, sender, Some(first)).unwrap();
+        let (_, mut new) = connected(&world, "here");
+        round(&world, now());
+        assert_eq!(told(&mut old)["a"], (3, 20007));
+        assert!(told(&mut new).contains_key("a"));
+        assert_eq!(world.plans.serving("uid-a"), Some(former));
+        assert_eq!(world.plans.port("uid-a"), Some(Some(20007)));
     }
 
     #[test]

@@ -195,8 +195,8 @@ fn seen(
 }
 
 /// Whether a pod goes on although its node gets no new one: the node is cordoned, its kubelet is silent or its runtime
-/// is being verified, and what runs there still answers. A node that is gone or no longer selected keeps nothing, and nowhere
-/// does a pod stay that no function uses.
+/// is being verified, and what runs there still answers. What is on other nodes goes when its functions are answered elsewhere
+/// (`succession`), and nowhere does a pod stay that no function uses.
 fn stays(pod: &Pod, pool: &AgentPool, used: &BTreeSet<GroupKey>, nodes: &[Arc<Node>]) -> bool {
     let is_used = objects::group_of(pod).is_some_and(|group| used.contains(&group));
     let name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());

@@ -393,7 +393,7 @@ where
         + 'static,
 {
     let (store, writer) = reflector::store();
-    let known = store.clone();
+    let (known, filled_with) = (store.clone(), store.clone());
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
         .filter_map(move |event| {
@@ -403,13 +403,16 @@ where
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
         .inspect(move |event| match event {
-            Ok(
-                watcher::Event::Apply(object)
-                | watcher::Event::Delete(object)
-                | watcher::Event::InitApply(object),
-            ) => changed(object),
-            Ok(watcher::Event::InitDone) => filled.cancel(),
-            Ok(watcher::Event::Init) | Err(_) => {}
+            Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => changed(object),
+            // Only now they are there.
+            Ok(watcher::Event::InitDone) => {
+                filled_with
+                    .state()
+                    .iter()
+                    .for_each(|object| changed(object));
+                filled.cancel();
+            }
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_) => {}
         })
         .applied_objects();
     Controller::for_stream(stream, store)

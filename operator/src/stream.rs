@@ -169,7 +169,9 @@ impl StreamService for Service {
                 Ok(Some(Err(_)) | None) => return,
                 Err(_) => None,
             };
-            let serial = world.connect(info, sender, first);
+            let Some(serial) = world.connect(info, sender, first) else {
+                return;
+            };
             while let Some(Ok(message)) = incoming.next().await {
                 if let Some(report) = report_in(message) {
                     world.report(&uid, serial, report);

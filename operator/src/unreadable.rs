@@ -1,10 +1,12 @@
 //! Objects that cannot be read, because another version of Hearth wrote them: they are passed over, with a word to whoever has
 //! them, and all others go on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_api::MANAGER;
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -33,28 +35,32 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     use watcher::Event;
+    // What it was when it was read last.
+    let last = |metadata: &ObjectMeta| {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let key = ObjectRef::new(metadata.name.as_deref().unwrap_or_default());
+        known
+            .get(&key.within(namespace))
+            .map(|object| K::clone(&*object))
+    };
     let readable = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(object) => Some(object),
         Err(invalid) => {
-            let guard = DeserializeGuard::<K>(Err(invalid.clone()));
+            let last = last(&invalid.metadata);
+            let problem = invalid.error.clone();
+            let object = DeserializeGuard::<K>(Err(invalid)).object_ref(&());
             // The receiver lives as long as the process.
-            let _ = told.send(Unreadable {
-                object: guard.object_ref(&()),
-                problem: invalid.error,
-            });
-            None
+            let _ = told.send(Unreadable { object, problem });
+            last
         }
     };
     Some(match event {
         Event::Apply(guard) => Event::Apply(readable(guard)?),
+        // A list takes the place of all that is known.
         Event::InitApply(guard) => Event::InitApply(readable(guard)?),
         Event::Delete(guard) => Event::Delete(match guard.0 {
             Ok(object) => object,
-            Err(invalid) => {
-                let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
-                let key = ObjectRef::new(&invalid.metadata.name.unwrap_or_default());
-                K::clone(&*known.get(&key.within(namespace))?)
-            }
+            Err(invalid) => last(&invalid.metadata)?,
         }),
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
@@ -74,14 +80,14 @@ pub(crate) async fn tell(
         instance: None,
     };
     let recorder = Recorder::new(client, reporter);
-    let mut waiting = Vec::new();
+    let mut waiting = BTreeMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             Some(one) = unreadable.recv() => {
                 let object = &one.object;
                 tracing::warn!(kind = object.kind, namespace = object.namespace, name = object.name, problem = one.problem, "an object cannot be read and is passed over");
-                waiting.push(one);
+                waiting.insert(one.object.uid.clone(), one);
             }
             Ok(()) = leads.changed() => {}
             else => return,
@@ -89,7 +95,7 @@ pub(crate) async fn tell(
         if !world.is_leading() {
             continue;
         }
-        for Unreadable { object, problem } in waiting.drain(..) {
+        for Unreadable { object, problem } in std::mem::take(&mut waiting).into_values() {
             let event = Event {
                 type_: EventType::Warning,
                 reason: "Unreadable".to_owned(),
@@ -154,6 +160,11 @@ mod tests {
         assert!(unreadable.problem.contains("Clairvoyant"), "{unreadable:?}");
         // One that was read before goes on as it was, until it is deleted.
         assert_eq!(see(Event::Apply(guard("a", bad()))), ["a", "c"]);
+        see(Event::Init);
+        see(Event::InitApply(guard("a", bad())));
+        see(Event::InitApply(guard("b", bad())));
+        see(Event::InitApply(guard("c", good())));
+        assert_eq!(see(Event::InitDone), ["a", "c"]);
         assert_eq!(see(Event::Delete(guard("a", bad()))), ["c"]);
         assert_eq!(see(Event::Delete(guard("b", bad()))), ["c"]);
         assert_eq!(see(Event::Apply(guard("b", good()))), ["b", "c"]);

@@ -89,14 +89,15 @@ impl World {
     /// Changed by the lease. Who does not lead lets its pods go, so that they find who does.
     pub(crate) fn set_leading(&self, leading: bool) {
         self.fleet.unsettle();
-        if !leading {
-            self.fleet.hang_up();
-        }
         *self
             .led_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = leading.then(Instant::now);
-        self.leading.store(leading, Ordering::Relaxed);
+        self.leading.store(leading, Ordering::SeqCst);
+        if !leading {
+            // Whoever connects after this sees that nobody leads here.
+            self.fleet.hang_up();
+        }
         self.rounds.ask();
     }
 
@@ -110,16 +111,21 @@ impl World {
     }
 
     /// A pod connected, and maybe said already what it holds; the next round tells it everything that is its. Returns the
-    /// connection's serial.
+    /// connection's serial; nothing where this replica does not lead any more.
     pub(crate) fn connect(
         &self,
         info: PodInfo,
         sender: fleet::Sender,
         first: Option<proto::Report>,
-    ) -> u64 {
+    ) -> Option<u64> {
+        let uid = info.uid.clone();
         let serial = self.fleet.connect(info, sender, first);
+        if !self.leading.load(Ordering::SeqCst) {
+            self.fleet.disconnect(&uid, serial);
+            return None;
+        }
         self.rounds.ask();
-        serial
+        Some(serial)
     }
 
     /// UIDs of the pool pods that are being ended.

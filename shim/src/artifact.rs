@@ -212,7 +212,7 @@ impl Cache {
         for (stem, mut files) in self.files()? {
             let is_kept = stem == keep;
             if !is_kept && files.has_leftovers {
-                clear(&stem)?;
+                clear_if_possible(&stem);
                 // Of a bundle that somebody is at work on, all is left.
                 files = Files::of(&stem);
             }
@@ -227,7 +227,7 @@ impl Cache {
                 break;
             }
             remove(&stem);
-            clear(&stem)?;
+            clear_if_possible(&stem);
             total = total.saturating_sub(bytes);
         }
         Ok(())
@@ -362,6 +362,13 @@ fn try_lock(stem: &Path) -> io::Result<Option<Lock>> {
     let is_there =
         there.is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino()));
     Ok(is_there.then_some(Lock { _file: file }))
+}
+
+/// The same where something else is to be done too: on a full disk, where room is made, there is none for the lock.
+fn clear_if_possible(stem: &Path) {
+    if let Err(error) = clear(stem) {
+        tracing::warn!(%error, artifact = %stem.display(), "what was left of it stays");
+    }
 }
 
 /// Clears away what crashes left of a bundle, unless somebody is at work on it; and the bundle's lock, when nothing is left.

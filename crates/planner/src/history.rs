@@ -54,6 +54,20 @@ impl History {
         self.minutes.is_empty()
     }
 
+    /// Takes up what was remembered of the time before it.
+    pub fn follow(&mut self, earlier: Self) {
+        if self.minutes.is_empty() {
+            self.minutes = earlier.minutes;
+            return;
+        }
+        for (days, earlier) in self.minutes.iter_mut().zip(earlier.minutes) {
+            match days.iter().all(|need| *need == 0) {
+                true => *days = earlier,
+                false => days[1..].copy_from_slice(&earlier[..DAYS - 1]),
+            }
+        }
+    }
+
     /// What it remembers, in few bytes: for each minute that needed something, how many minutes it is after the last one
     /// and what it needed. The minute that is being counted is left out.
     pub fn encode(&self) -> Vec<u8> {

@@ -149,11 +149,9 @@ pub struct Sizer {
 }
 
 impl Sizer {
-    /// Has it remember earlier days, unless it does.
+    /// Has it remember earlier days, beside what it saw itself.
     pub fn remember(&mut self, history: History) {
-        if self.history.is_empty() {
-            self.history = history;
-        }
+        self.history.follow(history);
     }
 
     /// Takes a pod for one that has needed `level` instances up to a second (since the epoch), unless it knows better. For

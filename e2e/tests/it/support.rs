@@ -210,7 +210,11 @@ impl Backdoor {
             let bin = directory.join("opt/hearth/bin");
             let (engine, new) = (bin.join("hearth-engine"), bin.join("hearth-engine.new"));
             // The same file comes back: pods that did not change to another need not change back.
-            std::fs::hard_link(&engine, kept(&engine)).context("keep the node's engine")?;
+            match std::fs::hard_link(&engine, kept(&engine)) {
+                // A run that was cut off kept it.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                linked => linked.context("keep the node's engine")?,
+            }
             backdoor.engines.push(engine.clone());
             std::fs::copy(&own, &new)
                 .with_context(|| format!("copy {}; `cargo xtask e2e` builds it", own.display()))?;

@@ -11,6 +11,7 @@ use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 
@@ -102,14 +103,17 @@ async fn cut_off(cx: &Cx) -> Result<()> {
     let api = api.and_then(|spec| spec.cluster_ip).context("an address")?;
 
     let wall = cx.cluster.cut_off_pod(&uid, OPERATOR, api.parse()?)?;
-    leader_other_than(cx, Some(&leader), SILENT).await?;
-    // Nothing is written by two.
-    until("the old leader to stop", SETTLE, || async {
+    let stops = until("the old leader to stop", SETTLE, || async {
         let leads = cx.metric(&leader, OPERATOR_METRICS, "hearth_operator_leader", &[]);
         let leads = leads.await?;
-        Ok(Seen::when(leads == 0.0, (), "it leads"))
-    })
-    .await?;
+        Ok(Seen::when(leads == 0.0, Timestamp::now(), "it leads"))
+    });
+    let (stopped, leads) = tokio::join!(stops, leader_other_than(cx, Some(&leader), SILENT));
+    leads?;
+    // Nothing is written by two: it had stopped when the other one began, but for the time between two looks.
+    let began = lease(cx).await?.acquire_time.context("a time")?.0;
+    let overlap = stopped?.duration_since(began);
+    ensure!(overlap < LOOKS, "both led for {overlap:?}");
     // Pool pods have found the new one: what is new is carried out.
     is_told(cx, "later").await?;
     cx.kubectl(&["scale", "agentfunction/old", "--replicas=4"])?;
@@ -127,6 +131,8 @@ async fn cut_off(cx: &Cx) -> Result<()> {
     calls.end().await?.none_failed()
 }
 
+/// A metric is asked for more often than that.
+const LOOKS: SignedDuration = SignedDuration::from_millis(500);
 /// Port of the operator's metrics.
 const OPERATOR_METRICS: u16 = 8080;
 
