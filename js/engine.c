@@ -69,19 +69,62 @@ static bool engine_hides(JSContext *ctx, JSAtom file)
     return is_ours;
 }
 
+// What a getter of the engine's own or a field gives as text, else what stands above it. Getters of users are not called: while
+// an error is made, what they read may not be there.
+static JSValue text_of(JSContext *ctx, JSValueConst error, JSAtom name)
+{
+    for (JSObject *at = JS_VALUE_GET_OBJ(error); at; at = at->shape->proto) {
+        JSProperty *property;
+        JSShapeProperty *kind = find_own_property(&property, at, name);
+        if (at->class_id == JS_CLASS_PROXY)
+            break;
+        if (!kind)
+            continue;
+        JSValue value;
+        switch (kind->flags & JS_PROP_TMASK) {
+        case JS_PROP_GETSET:
+            if (!property->u.getset.getter || property->u.getset.getter->class_id != JS_CLASS_C_FUNCTION)
+                continue;
+            value = JS_Call(ctx, JS_MKPTR(JS_TAG_OBJECT, property->u.getset.getter), error, 0, NULL);
+            break;
+        case JS_PROP_NORMAL:
+            value = js_dup(property->u.value);
+            break;
+        case JS_PROP_AUTOINIT:
+            value = JS_GetProperty(ctx, JS_MKPTR(JS_TAG_OBJECT, at), name);
+            break;
+        default:
+            continue;
+        }
+        if (JS_IsString(value))
+            return value;
+        // Objects would have to be called for their texts.
+        bool is_text = !JS_IsException(value) && !JS_IsUndefined(value) && !JS_IsObject(value) && !JS_IsSymbol(value);
+        JSValue text = is_text ? JS_ToString(ctx, value) : JS_UNDEFINED;
+        JS_FreeValue(ctx, value);
+        return text;
+    }
+    return JS_UNDEFINED;
+}
+
 // The first line of a stack: what the error is called.
 static void engine_title(JSContext *ctx, DynBuf *text, JSValueConst error)
 {
     if (!JS_IsObject(error))
         return;
-    // Getters may throw.
+    // There may be no memory for texts.
     JSValue before = JS_GetException(ctx);
-    JSValue title = js_error_toString(ctx, error, 0, NULL);
-    const char *line = JS_IsException(title) ? NULL : JS_ToCString(ctx, title);
-    if (line && *line)
-        dbuf_printf(text, "%s\n", line);
-    JS_FreeCString(ctx, line);
-    JS_FreeValue(ctx, title);
+    JSValue texts[] = {text_of(ctx, error, JS_ATOM_name), text_of(ctx, error, JS_ATOM_message)};
+    const char *name = JS_IsString(texts[0]) ? JS_ToCString(ctx, texts[0]) : NULL;
+    const char *message = JS_IsString(texts[1]) ? JS_ToCString(ctx, texts[1]) : NULL;
+    const char *first = name ? name : "Error";
+    const char *second = message ? message : "";
+    if (*first || *second)
+        dbuf_printf(text, "%s%s%s\n", first, *first && *second ? ": " : "", second);
+    for (int i = 0; i < 2; i++)
+        JS_FreeValue(ctx, texts[i]);
+    JS_FreeCString(ctx, name);
+    JS_FreeCString(ctx, message);
     JS_FreeValue(ctx, JS_GetException(ctx));
     JS_Throw(ctx, before);
 }

@@ -1231,7 +1231,7 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("parseForm", 1, url_parse_form),
     JS_CFUNC_DEF("parseUrl", 2, url_parse),
     JS_CFUNC_DEF("press", 1, press_next),
-    JS_CFUNC_DEF("pressing", 2, press_new),
+    JS_CFUNC_DEF("pressing", 3, press_new),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("randomNumber", 0, js_random_number),
     JS_CFUNC_DEF("read", 2, js_read),

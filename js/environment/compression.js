@@ -1,7 +1,7 @@
 // CompressionStream and DecompressionStream (Compression Standard): gzip, deflate and deflate-raw.
 import * as host from "hearth:host";
 import { bytesOf } from "./encoding.js";
-import { TransformStream } from "./streams.js";
+import { TransformStream, roomFor } from "./streams.js";
 
 const FORMATS = ["deflate", "deflate-raw", "gzip"];
 
@@ -9,9 +9,13 @@ const FORMATS = ["deflate", "deflate-raw", "gzip"];
 function pressing(format, isInflating) {
   if (!FORMATS.includes(format)) throw new TypeError(`the format ${format} is none of ${FORMATS.join(", ")}`);
   const press = host.pressing(format, isInflating);
-  const pass = (bytes, controller) => {
+  const pass = async (bytes, controller) => {
     host.feed(press, bytes);
-    for (let piece = host.press(press); piece; piece = host.press(press)) controller.enqueue(piece);
+    for (let piece = host.press(press), isFirst = true; piece; piece = host.press(press), isFirst = false) {
+      // Little may become much: what nobody reads is not made.
+      if (!isFirst) await roomFor(controller);
+      controller.enqueue(piece);
+    }
   };
   return {
     transform: (chunk, controller) => pass(bytesOf(chunk), controller),

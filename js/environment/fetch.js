@@ -6,6 +6,7 @@ import {
   Request,
   askDecodable,
   closeHost,
+  dropBody,
   endHost,
   givenSignal,
   headersFrom,
@@ -36,8 +37,11 @@ export function sendAtOnce(body, output) {
   return send({ ...body, bytes: bytes.subarray(written) }, output);
 }
 
-/** The same, of which somebody hears later. `torn` is told what the body itself failed with; a signal ends it. */
-async function send({ bytes, handle, stream, isPlain }, output, torn, signal) {
+/**
+ * The same, of which somebody hears later. `torn` is told what the body itself failed with; a signal ends it, and what `begun`
+ * is given.
+ */
+async function send({ bytes, handle, stream, isPlain }, output, torn, signal, begun) {
   if (bytes) {
     await writeHost(output, bytes);
     host.finish(output);
@@ -46,6 +50,11 @@ async function send({ bytes, handle, stream, isPlain }, output, torn, signal) {
   const reader = stream?.getReader();
   const cancel = (reason) => (handle ? endHost(handle, reason) : host.handled(reader.cancel(reason)));
   const stop = signal ? onAbort(signal, () => cancel(signal.reason)) : null;
+  let ended = null;
+  begun?.((error) => {
+    ended = { error };
+    cancel(error);
+  });
   let isReading;
   try {
     for (;;) {
@@ -58,6 +67,7 @@ async function send({ bytes, handle, stream, isPlain }, output, torn, signal) {
         piece = done ? null : pieceOf(value);
       }
       signal?.throwIfAborted();
+      if (ended) throw ended.error;
       if (piece === null) break;
       isReading = false;
       await writeHost(output, piece);
@@ -84,13 +94,17 @@ export class Upload {
   #torn = null;
   #problem = null;
   #where;
+  #end;
 
   constructor(body, output, where, signal) {
     this.#where = where;
     const torn = (error) => {
       this.#torn = { error };
     };
-    send(body, output, torn, signal).catch((error) => {
+    const begun = (end) => {
+      this.#end = end;
+    };
+    send(body, output, torn, signal, begun).catch((error) => {
       host.close(output);
       if (signal?.aborted) return;
       this.#problem = { error };
@@ -109,9 +123,11 @@ export class Upload {
     if (this.#problem) this.#tell();
   }
 
-  /** Why there is no answer. */
-  reason(error) {
-    return this.#torn ? this.#torn.error : error;
+  /** There is none: nobody reads on. Returns why. */
+  failed(error) {
+    const reason = this.#torn ? this.#torn.error : error;
+    this.#end?.(reason);
+    return reason;
   }
 }
 
@@ -123,13 +139,25 @@ export function abortion(signal) {
   return { promise, stop: onAbort(signal, () => reject(signal.reason)) };
 }
 
-async function once(url, method, headers, body, signal, aborted) {
+/** Begins to send. Returns the call, and the stream that its body goes to. */
+function begin(url, method, headers, body) {
   const [list, isThere] = outgoing(headers, body);
   if (!isThere && WITH_BODIES.includes(method)) list.push("content-length", "0");
   const { protocol, host: authority, pathname, search } = url;
   if (protocol !== "http:" && protocol !== "https:") throw new TypeError(`the scheme ${protocol} cannot be fetched`);
-  const [call, output] = host.fetch(method, protocol.slice(0, -1), authority, pathname + search, list, isThere);
-  const upload = isThere ? new Upload(body, output, authority, signal) : null;
+  return host.fetch(method, protocol.slice(0, -1), authority, pathname + search, list, isThere);
+}
+
+async function once(url, method, headers, body, signal, aborted) {
+  let call;
+  let output;
+  try {
+    [call, output] = begin(url, method, headers, body);
+  } catch (error) {
+    dropBody(body, error);
+    throw error;
+  }
+  const upload = output ? new Upload(body, output, url.host, signal) : null;
   try {
     for (;;) {
       const answer = host.answer(call);
@@ -141,7 +169,7 @@ async function once(url, method, headers, body, signal, aborted) {
       await (aborted ? Promise.race([waiting, aborted]) : waiting);
     }
   } catch (error) {
-    throw upload ? upload.reason(error) : error;
+    throw upload ? upload.failed(error) : error;
   } finally {
     host.close(call);
   }
@@ -157,7 +185,10 @@ export async function fetch(input, init) {
   const request = new Request(input, init);
   const { redirect } = request;
   const signal = givenSignal(request);
-  signal?.throwIfAborted();
+  if (signal?.aborted) {
+    dropBody(useBody(request), signal.reason);
+    throw signal.reason;
+  }
   let url = new URL(request.url);
   let { method } = request;
   const headers = new Headers(request.headers);
@@ -167,6 +198,11 @@ export async function fetch(input, init) {
   try {
     for (let redirections = 0; ; redirections++) {
       const [status, list, handle] = await once(url, method, headers, body, signal, aborted);
+      // Since the answer came.
+      if (signal?.aborted) {
+        host.close(handle);
+        throw signal.reason;
+      }
       const answer = headersFrom(list);
       const location = answer.get("location");
       if (!isRedirect(status) || !location || redirect === "manual") {

@@ -92,6 +92,11 @@ export class Headers {
     return values?.length === 1 ? values[0] : undefined;
   }
 
+  /** All values of such a name. */
+  static all(headers, name) {
+    return headers.#fields.get(name)?.join(", ");
+  }
+
   #add(name, value) {
     const values = this.#fields.get(name);
     if (values) values.push(value);
@@ -152,11 +157,13 @@ const headersList = Headers.toList;
 const putHeader = Headers.put;
 const holdsHeader = Headers.hold;
 const oneHeader = Headers.one;
+const allHeaders = Headers.all;
 delete Headers.fromList;
 delete Headers.toList;
 delete Headers.put;
 delete Headers.hold;
 delete Headers.one;
+delete Headers.all;
 
 /**
  * What is known of the host's streams of bodies, by handle: the `length` that the message said, the `encoding` that it is
@@ -168,7 +175,10 @@ const handles = new WeakMap();
 
 /** Nothing is known of streams any more: the call that they came in is over. */
 export function forgetStreams() {
-  if (known.size > 0) known.clear();
+  if (known.size === 0) return;
+  // Signals may outlive it.
+  for (const about of known.values()) about.stop?.();
+  known.clear();
 }
 
 /** Notes what came with a body, and has `signal`, if there is one, end it. */
@@ -205,7 +215,7 @@ export function closeHost(handle) {
 
 /**
  * The headers of a message that goes out, as the host takes them, and whether it has a body. Its length is that of what goes
- * out, or nobody knows it before. An answer that came encoded goes on as it came to who `asked` for such, in headers.
+ * out, or nobody knows it before. An answer that came encoded goes on as it came to who `asked` for such.
  */
 export function outgoing(headers, body, asked) {
   const list = headersList(headers);
@@ -224,10 +234,15 @@ export function outgoing(headers, body, asked) {
 /** Content codings that bodies of answers are decoded from. */
 const ENCODINGS = ["deflate", "gzip", "x-gzip"];
 
-/** Whether who sent these headers takes an encoding. */
-function accepts(headers, encoding) {
-  const list = (headers.get("accept-encoding") ?? "").toLowerCase().split(",");
+/** Whether who asked for these encodings takes one. */
+function accepts(asked, encoding) {
+  const list = asked.toLowerCase().split(",");
   return list.some((item) => item.split(";")[0].trim() === encoding && !/;\s*q=0(\.0*)?\s*$/.test(item));
+}
+
+/** The encodings that a request asks for. */
+export function askedEncodings(headers) {
+  return allHeaders(headers, "accept-encoding");
 }
 
 /** Of the encodings that a request asks for, those that can be decoded. */
@@ -248,9 +263,9 @@ export function outgoingHead(headers, body) {
 }
 
 /** Nobody reads it. */
-export function dropBody({ handle, stream }) {
+export function dropBody({ handle, stream }, reason) {
   if (handle) closeHost(handle);
-  if (stream) host.handled(stream.cancel());
+  if (stream) host.handled(stream.cancel(reason));
 }
 
 /** The next bytes of a stream of the host's; null at its end. */
@@ -272,10 +287,16 @@ export async function readPlain(handle) {
     const piece = about.press ? host.press(about.press) : null;
     if (piece) return piece;
     if (about.isAll) return null;
-    const bytes = await readHost(handle);
+    let bytes = await readHost(handle);
     // Nothing at all is an answer without a body.
     if (bytes === null && !about.press) return null;
-    about.press ??= host.pressing(formatOf(about.encoding, bytes), true);
+    // What it is, two bytes say.
+    while (!about.press && bytes.length < 2) {
+      const more = await readHost(handle);
+      if (more === null) break;
+      bytes = joined([bytes, more]);
+    }
+    about.press ??= host.pressing(formatOf(about.encoding, bytes), true, true);
     about.isAll = bytes === null;
     host.feed(about.press, bytes);
   }

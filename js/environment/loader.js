@@ -134,7 +134,7 @@ async function answered(call, { url, method }, upload, ended, signal) {
     }
   } catch (error) {
     signal?.throwIfAborted();
-    const reason = upload ? upload.reason(error) : error;
+    const reason = upload ? upload.failed(error) : error;
     throw reason === error ? new LoaderError(await ended) : reason;
   } finally {
     stop();

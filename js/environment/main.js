@@ -9,7 +9,7 @@ import { Crypto, CryptoKey, SubtleCrypto } from "./crypto.js";
 import { TextDecoder, TextEncoder } from "./encoding.js";
 import * as events from "./events.js";
 import { fetch, sendAtOnce } from "./fetch.js";
-import { Headers, Request, Response, forgetStreams, incomingRequest, outgoing, outgoingHead, useBody } from "./http.js";
+import { Headers, Request, Response, askedEncodings, forgetStreams, incomingRequest, outgoing, outgoingHead, useBody } from "./http.js";
 import { beginCall, environment } from "./loader.js";
 import { Performance, beginTime } from "./performance.js";
 import * as streams from "./streams.js";
@@ -99,6 +99,7 @@ const globals = {
   ...streams,
 };
 delete globals.isDisturbed;
+delete globals.roomFor;
 for (const [name, value] of Object.entries(globals)) {
   Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
   // Classes name themselves in Object.prototype.toString.
@@ -159,10 +160,12 @@ async function serve() {
     let output = 0;
     try {
       const request = incomingRequest(host.request());
-      const { method, headers } = request;
+      const { method } = request;
+      // Before the handler has them, and may change them.
+      const asked = askedEncodings(request.headers);
       beginCall();
       env ??= environment();
-      [body, output] = respond(await handler.fetch(request, env, ctx), method, headers);
+      [body, output] = respond(await handler.fetch(request, env, ctx), method, asked);
       const sending = output ? sendAtOnce(body, output) : null;
       if (sending) await sending;
     } catch (error) {

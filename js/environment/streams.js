@@ -652,11 +652,18 @@ export class WritableStream {
 export class TransformStreamDefaultController {
   #readable;
   #fail;
+  #room;
 
-  constructor(secret, readable, fail) {
+  constructor(secret, readable, fail, room) {
     guard(secret);
     this.#readable = readable;
     this.#fail = fail;
+    this.#room = room;
+  }
+
+  /** Waits until somebody wants more, or throws what the stream was given up for. */
+  static roomFor(controller) {
+    return controller.#room();
   }
 
   get desiredSize() {
@@ -676,6 +683,9 @@ export class TransformStreamDefaultController {
     this.#fail(new TypeError("the stream was terminated"), true);
   }
 }
+
+export const roomFor = TransformStreamDefaultController.roomFor;
+delete TransformStreamDefaultController.roomFor;
 
 export class TransformStream {
   #readable;
@@ -707,7 +717,15 @@ export class TransformStream {
       },
       { highWaterMark: readableStrategy?.highWaterMark ?? 0, size: readableStrategy?.size },
     );
-    const controller = new TransformStreamDefaultController(SECRET, output, fail);
+    const untilRoom = async () => {
+      if (output.desiredSize > 0) return;
+      room = deferred();
+      if (readables.get(readable).reads.length === 0) await room.promise;
+      // It was given up meanwhile.
+      const { status, error } = writables.get(writable);
+      if (status === "errored") throw error;
+    };
+    const controller = new TransformStreamDefaultController(SECRET, output, fail, untilRoom);
     const guarded = async (work) => {
       try {
         await work();
@@ -720,17 +738,11 @@ export class TransformStream {
       {
         start(given) {
           input = given;
+          input.signal.addEventListener("abort", () => room.resolve());
           return transformer.start?.(controller);
         },
         async write(chunk) {
-          if (output.desiredSize <= 0) {
-            room = deferred();
-            const state = readables.get(readable);
-            if (state.reads.length === 0) await room.promise;
-            // It was given up meanwhile.
-            const { status, error } = writables.get(writable);
-            if (status === "errored") throw error;
-          }
+          if (output.desiredSize <= 0) await untilRoom();
           await guarded(async () => {
             if (transformer.transform) await transformer.transform(chunk, controller);
             else output.enqueue(chunk);

@@ -48,13 +48,20 @@ function first() {
   return heap[0] ?? null;
 }
 
+/** The host waits for none. Who waits goes on, and finds another. */
+function disarm() {
+  if (armed) host.close(armed);
+  armed = 0;
+  awaited = null;
+}
+
 /** Has the host wait for the earliest: another one may be that now. */
 function arm() {
   const timer = first();
   if (timer === awaited) return;
-  // Who waits for it goes on, and finds another.
-  if (armed) host.close(armed);
-  armed = timer ? host.timer(Math.max(0, timer.due - host.now())) : 0;
+  const next = timer ? host.timer(Math.max(0, timer.due - host.now())) : 0;
+  disarm();
+  armed = next;
   awaited = timer;
   if (!isRunning && timer) run();
 }
@@ -62,32 +69,40 @@ function arm() {
 /** Calls them as they come due. What one of them queues is done before the next. */
 async function run() {
   isRunning = true;
-  while (armed) {
-    const waited = armed;
-    await host.wait(waited);
-    if (waited !== armed) continue;
-    host.close(armed);
-    const timer = pop();
-    armed = 0;
-    awaited = null;
-    if (timer.isRepeated) {
-      timer.due = host.now() + timer.milliseconds;
-      timer.order = ++last;
-      push(timer);
-    } else {
-      timers.delete(timer.id);
+  try {
+    while (armed) {
+      const waited = armed;
+      await host.wait(waited);
+      if (waited === armed) fire();
     }
-    const before = host.context();
-    host.setContext(timer.context);
-    try {
-      timer.callback(...timer.args);
-    } catch (error) {
-      reportError(error);
-    }
-    host.setContext(before);
-    arm();
+  } finally {
+    isRunning = false;
+    // Where it failed: the next that is set begins anew.
+    disarm();
   }
-  isRunning = false;
+}
+
+/** Calls the one that is due. */
+function fire() {
+  disarm();
+  const timer = pop();
+  if (timer.isRepeated) {
+    timer.due = host.now() + timer.milliseconds;
+    timer.order = ++last;
+    push(timer);
+  } else {
+    timers.delete(timer.id);
+  }
+  const before = host.context();
+  host.setContext(timer.context);
+  try {
+    timer.callback(...timer.args);
+  } catch (error) {
+    reportError(error);
+  } finally {
+    host.setContext(before);
+  }
+  arm();
 }
 
 function start(callback, milliseconds, isRepeated, args) {
@@ -100,8 +115,8 @@ function start(callback, milliseconds, isRepeated, args) {
   try {
     arm();
   } catch (error) {
-    // While the module is loaded there are none.
-    clearTimers();
+    // While the module is loaded there are none. Those that were set before go on.
+    timers.delete(id);
     throw error;
   }
   return id;
@@ -124,7 +139,5 @@ export function clearTimers() {
   if (heap.length === 0) return;
   timers.clear();
   heap = [];
-  if (armed) host.close(armed);
-  armed = 0;
-  awaited = null;
+  disarm();
 }

@@ -21,6 +21,11 @@ const bytes = (text) => new TextEncoder().encode(text);
 /** Where in a stack the frames begin. */
 const titleOf = (error) => error.stack.split("\n    at ")[0].trimEnd();
 
+/** What is compressed, and several in one. */
+const pressed = (format, data) => new Response(new Response(data).body.pipeThrough(new CompressionStream(format))).bytes();
+const together = (...parts) => new Blob(parts).bytes();
+const unpressed = (format, data) => new Response(new Response(data).body.pipeThrough(new DecompressionStream(format))).bytes();
+
 async function collected(stream) {
   const chunks = [];
   for await (const chunk of stream) chunks.push(chunk);
@@ -73,6 +78,40 @@ const CHECKS = {
         await throws(() => read(pressed.map((byte) => byte ^ 85)), "TypeError");
       }
       await throws(() => new CompressionStream("br"), "TypeError");
+    },
+    async "members one behind the other, and nothing else behind them"() {
+      const [none, x, full] = [await pressed("gzip", ""), await pressed("gzip", "x"), await pressed("gzip", new Uint8Array(65536 * 2))];
+      equal(hex(await unpressed("gzip", await together(none, none, x))), "78");
+      equal((await unpressed("gzip", await together(full, x, none, full))).length, 65536 * 4 + 1);
+      for (const format of ["gzip", "deflate", "deflate-raw"]) {
+        for (const data of ["", "x", new Uint8Array(65536)]) {
+          const more = await together(await pressed(format, data), "more");
+          await throws(() => unpressed(format, more), "TypeError");
+        }
+      }
+    },
+    async "no more is made than is read"() {
+      const { readable, writable } = new DecompressionStream("gzip");
+      const writer = writable.getWriter();
+      let isWritten = false;
+      writer.write(await pressed("gzip", new Uint8Array(1_000_000))).then(() => void (isWritten = true));
+      const closed = writer.close();
+      const reader = readable.getReader();
+      let length = (await reader.read()).value.length;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      equal(isWritten, false);
+      for (let next = await reader.read(); !next.done; next = await reader.read()) length += next.value.length;
+      await closed;
+      equal([isWritten, length], [true, 1_000_000]);
+      // Who gives up is not waited for.
+      for (const end of ["abort", "cancel"]) {
+        const stream = new DecompressionStream("gzip");
+        const [from, to] = [stream.readable.getReader(), stream.writable.getWriter()];
+        const written = to.write(await pressed("gzip", new Uint8Array(1_000_000)));
+        await from.read();
+        await (end === "abort" ? to.abort(new RangeError("enough")) : from.cancel(new RangeError("enough")));
+        await throws(() => written, "RangeError");
+      }
     },
   },
   console: {
@@ -177,6 +216,29 @@ const CHECKS = {
       const { body } = await fetch(`${base}/gzip`);
       equal(await (await fetch(`${base}/seen`, { method: "POST", body })).text(), "none 180");
     },
+    async "encoded bodies in small pieces, in several, and with more behind them"(base) {
+      const read = async (encoding, body) => {
+        const answer = await fetch(`${base}/as`, { method: "POST", body, headers: { "x-encoding": encoding } });
+        return answer.text();
+      };
+      const [none, x, deflated, raw] = [await pressed("gzip", ""), await pressed("gzip", "x"), await pressed("deflate", "x"), await pressed("deflate-raw", "x")];
+      const slowly = (data) =>
+        ReadableStream.from(
+          (async function* () {
+            for (const byte of data) {
+              yield Uint8Array.of(byte);
+              await new Promise((resolve) => setTimeout(resolve, 2));
+            }
+          })(),
+        );
+      equal([await read("gzip", await together(none, x, none, x)), await read("gzip", slowly(x))], ["xx", "x"]);
+      equal([await read("deflate", slowly(deflated)), await read("deflate", slowly(raw))], ["x", "x"]);
+      equal([await read("gzip", await together(x, "more")), await read("gzip", await together(x, new Uint8Array(9)))], ["x", "x"]);
+      equal([await read("deflate", await together(deflated, "more")), await read("deflate", await together(raw, "more"))], ["x", "x"]);
+      equal(await read("gzip", slowly(await together(x, "more"))), "x");
+      await throws(() => read("gzip", "more"), "TypeError");
+      await throws(async () => read("gzip", await together(x, x.subarray(0, -1))), "TypeError");
+    },
     async "answers without a body, and without a fragment"(base) {
       const answer = await fetch(`${base}/304#part`);
       equal([answer.body, new Response(answer.body, answer).status, answer.url], [null, 304, `${base}/304`]);
@@ -208,6 +270,28 @@ const CHECKS = {
       const body = new ReadableStream({ cancel: (reason) => void (canceled = reason.name) });
       await throws(() => fetch(`${base}/seen`, { method: "POST", body, signal: AbortSignal.timeout(20) }), "TimeoutError");
       equal(canceled, "TimeoutError");
+    },
+    async "abort between an answer and who waits for it"(base) {
+      for (let more = 0; more < 6; more++) {
+        const controller = new AbortController();
+        const one = fetch(`${base}/hello`);
+        const other = fetch(`${base}/stalls`, { signal: controller.signal });
+        one.then(async () => {
+          for (let i = 0; i < more; i++) await null;
+          controller.abort();
+        });
+        // Both answers are there when somebody looks.
+        for (const until = Date.now() + 20; Date.now() < until; );
+        await throws(async () => (await other).text(), "AbortError");
+      }
+    },
+    async "a body that is not sent is canceled"() {
+      const canceled = [];
+      const body = () => new ReadableStream({ cancel: (reason) => void canceled.push(reason.name) });
+      await throws(() => fetch("http://denied.invalid/", { method: "POST", body: body() }), "TypeError");
+      await throws(() => fetch("ftp://denied.invalid/", { method: "POST", body: body() }), "TypeError");
+      await throws(() => fetch("http://denied.invalid/", { method: "POST", body: body(), signal: AbortSignal.abort() }), "AbortError");
+      equal(canceled, ["TypeError", "TypeError", "AbortError"]);
     },
     async "a body that fails"(base) {
       const fails = new ReadableStream({ pull: () => Promise.reject(new RangeError("torn")) });
@@ -582,6 +666,17 @@ const CHECKS = {
         equal(titleOf(error), "TypeError: cannot read property 'x' of null");
       }
       await throws(() => new Headers([1]), "TypeError");
+      // Getters of users are not called before there is an object.
+      let called = 0;
+      class Lazy extends Error {
+        #text = "late";
+        get message() {
+          called++;
+          return this.#text;
+        }
+      }
+      equal([titleOf(new Lazy()), called, new Lazy().message], ["Error", 0, "late"]);
+      equal(titleOf(new (class extends RangeError {})("near")), "RangeError: near");
       const { stack } = await new Response("{bad").json().catch((error) => error);
       if (/hearth:/.test(stack)) throw new Error(stack);
     },

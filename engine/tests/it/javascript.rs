@@ -83,6 +83,11 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
             .header("x-asked", header(&request, "accept-encoding"))
             .body(full(STANDARD.decode(SQUEEZED).unwrap()))
             .unwrap(),
+        // What came, said to be encoded.
+        "/as" => Response::builder()
+            .header("content-encoding", header(&request, "x-encoding"))
+            .body(request.into_body().boxed())
+            .unwrap(),
         // What came: the length that was said, and that of the body.
         "/seen" => {
             let said = header(&request, "content-length");
@@ -533,6 +538,7 @@ async fn an_answer_is_as_long_as_its_body_whatever_its_headers_say() {
          if (pathname === '/longer') return new Response(await answer.text() + '!', answer);
          if (pathname === '/piped') return new Response(answer.body.pipeThrough(twice), answer);
          if (pathname === '/same') return answer;
+         if (pathname === '/gzip') request.headers.set('accept-encoding', 'gzip');
          return new Response(answer.body, answer);",
     );
     let address = engine
@@ -723,6 +729,45 @@ async fn each_call_has_a_fresh_instance_unless_they_are_reused() {
         counts.push(get(reused, "/").await.body);
     }
     assert!(counts.contains(&"2".to_owned()), "{counts:?}");
+    engine.end().await;
+}
+
+#[tokio::test]
+async fn a_signal_that_outlives_calls_does_not_keep_what_they_did() {
+    let server = server().await;
+    let source = format!(
+        "let calls = 0, listeners = 0;
+         const {{ signal }} = new AbortController();
+         const {{ addEventListener, removeEventListener }} = signal;
+         signal.addEventListener = (...args) => {{ listeners++; addEventListener.apply(signal, args); }};
+         signal.removeEventListener = (...args) => {{ listeners--; removeEventListener.apply(signal, args); }};
+         {}",
+        handler(
+            "const before = listeners;
+             await fetch(env.BASE + '/stalls', { signal });
+             return new Response(`${++calls} ${before} ${listeners}`);"
+        )
+    );
+    let engine = Engine::start().await;
+    let address = engine
+        .place_javascript(
+            &source,
+            function("signals", |function| {
+                function.target = 1;
+                function.reuse = Some(Reuse {
+                    calls: 100.try_into().unwrap(),
+                    age: Reuse::AGE,
+                });
+                function.capabilities.env = vec![("BASE".to_owned(), format!("http://{server}"))];
+                function.capabilities.egress = vec![format!("http://{server}").parse().unwrap()];
+            }),
+        )
+        .await;
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        counts.push(get(address, "/").await.body);
+    }
+    assert!(counts.contains(&"2 0 1".to_owned()), "{counts:?}");
     engine.end().await;
 }
 
