@@ -3,6 +3,7 @@
 //! An outage takes [`OUTAGE`] here; `HEARTH_OUTAGE` says another number of seconds. 30 and 60 are what docs/shim.md speaks
 //! of.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -127,28 +128,27 @@ pub(crate) async fn containerd_goes_and_comes_back_and_no_call_fails(cx: &Cx) ->
     support::nothing_left(cx, before).await
 }
 
+/// What nodes say they run containers with.
+async fn runtime_versions(cx: &Cx) -> Result<BTreeSet<String>> {
+    let nodes: Api<Node> = Api::all(cx.client.clone());
+    let all = nodes.list(&ListParams::default()).await?.into_iter();
+    let version = |node: Node| Some(node.status?.node_info?.container_runtime_version);
+    Ok(all.filter_map(version).collect())
+}
+
 /// For a cluster with an older containerd, which has another one after it.
 pub(crate) async fn containerd_is_upgraded_and_no_call_fails(cx: &Cx) -> Result<()> {
-    let from = cx.cluster.containerd()?;
     ensure!(
-        from != Containerd::default(),
+        cx.cluster.containerd()? != Containerd::default(),
         "there is no newer containerd than this cluster's: `cargo xtask e2e --containerd 2.3 upgrade` has one to upgrade"
     );
     let before = support::traces_before(cx).await?;
+    let old = runtime_versions(cx).await?;
     let called = Called::start(cx).await?;
     cx.cluster.upgrade_containerd()?;
-    let version = |node: Node| {
-        node.status?
-            .node_info
-            .map(|info| info.container_runtime_version)
-    };
-    let nodes: Api<Node> = Api::all(cx.client.clone());
     until("kubelet to see another version", SETTLE, || async {
-        let all = nodes.list(&ListParams::default()).await?;
-        let versions: Vec<_> = all.into_iter().filter_map(version).collect();
-        let old = format!("containerd://v{from}.");
-        let are_new = versions.iter().all(|version| !version.starts_with(&old));
-        Ok(Seen::when(are_new, (), versions.join(", ")))
+        let now = runtime_versions(cx).await?;
+        Ok(Seen::when(now.is_disjoint(&old), (), format!("{now:?}")))
     })
     .await?;
     cx.apply(&pods::pod("later", HELLO))?;
