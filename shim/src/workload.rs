@@ -293,15 +293,16 @@ impl Workload {
                         tracing::info!(uid = self.uid, ?ended, "command ended");
                         return ended.clone();
                     }
+                    // Before a look at engines that ended: this one ends by itself when it has drained.
+                    if draining && board.drained {
+                        return Ended::with(0);
+                    }
                     if board.deaths > deaths {
                         deaths = board.deaths;
                         let is_command = is_command(&board, &self.uid);
                         if let Some(ended) = board.down.as_ref().and_then(|death| after_death(death, self.kind, is_command, draining)) {
                             return ended;
                         }
-                    }
-                    if draining && board.drained {
-                        return Ended::with(0);
                     }
                     if farewell.is_some() && !is_called(&board) {
                         farewell = Some(Instant::now());
