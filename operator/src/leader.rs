@@ -22,7 +22,7 @@ use crate::world::World;
 /// A leader that is silent this long is replaced.
 const LEASE_SECONDS: u64 = 12;
 /// The leader renews this long before.
-const GRACE_SECONDS: u64 = 6;
+const GRACE_SECONDS: u64 = 8;
 /// The leader's Lease.
 const LEASE: &str = "hearth-operator";
 /// Time between two looks of the leader at its Lease, and how long one may take.

@@ -29,6 +29,8 @@ use shims::Shown;
 
 /// Where the operator is.
 const NAMESPACE: &str = "hearth-system";
+/// Its program.
+const OPERATOR: &str = "hearth-operator";
 /// What the played nodes and namespaces are called, and a label of them.
 const MARK: &str = "bench-scale";
 /// Requests to the API server at once.
@@ -270,6 +272,10 @@ async fn called(
     shown.calls.store(0, Ordering::Relaxed);
     let written = writes(cx)? - before;
     let seconds = CALLED.as_secs_f64();
+    anyhow::ensure!(
+        shown.held.load(Ordering::Relaxed) > 0,
+        "no pool pod holds a function: nobody was called"
+    );
     let activations = (EACH as usize * shown.held.load(Ordering::Relaxed)) as f64 * seconds;
     Ok(vec![
         figure(
@@ -344,12 +350,12 @@ async fn leader(client: &Client) -> Result<Pod> {
         .context("nobody leads")
 }
 
-/// Deletes the leader without a word, and waits until all streams are lost.
+/// Kills the leader, which is started again where it was: a new pod may be sent to a played node. Waits until all streams are
+/// lost.
 async fn restart(cx: &Cx, shown: &Shown) -> Result<()> {
     let leader = leader(&cx.client).await?;
-    let pods: Api<Pod> = Api::namespaced(cx.client.clone(), NAMESPACE);
-    pods.delete(&leader.name_any(), &DeleteParams::default())
-        .await?;
+    let uid = leader.uid().context("a pod has a UID")?;
+    cx.cluster.kill9_in_pod(&uid, OPERATOR)?;
     until("the streams to be lost", PATIENCE, || async {
         let told = shown.told.load(Ordering::Relaxed);
         Ok(Seen::when(told == 0, (), format!("{told} are open")))
