@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hearth_cluster::Part;
+use hearth_cluster::pods::Traces;
 use hearth_cluster::tools::Containerd;
 use hearth_e2e::load::{CONNECTIONS, Load, PATIENCE, Steady};
 use hearth_e2e::wait::{Seen, until};
@@ -118,11 +119,15 @@ pub(crate) async fn containerd_goes_and_comes_back_and_no_call_fails(cx: &Cx) ->
         ))
     })
     .await?;
-    // Pods of before and after are managed: made, looked into, deleted without a trace.
+    are_managed(cx, called, before, "containerd stopped and killed").await
+}
+
+/// Pods of before and after are managed: made, looked into, deleted without a trace.
+async fn are_managed(cx: &Cx, called: Called, before: Traces, what: &str) -> Result<()> {
     cx.apply(&pods::pod("later", HELLO))?;
     pods::running(cx, "later").await?;
     cx.logs("plain").await?;
-    called.end(cx, "containerd stopped and killed").await?;
+    called.end(cx, what).await?;
     cx.kubectl(&["delete", "agentfunction", "called", "--timeout=60s"])?;
     cx.kubectl(&["delete", "pod", "plain", "later", "--timeout=60s"])?;
     support::nothing_left(cx, before).await
@@ -151,13 +156,7 @@ pub(crate) async fn containerd_is_upgraded_and_no_call_fails(cx: &Cx) -> Result<
         Ok(Seen::when(now.is_disjoint(&old), (), format!("{now:?}")))
     })
     .await?;
-    cx.apply(&pods::pod("later", HELLO))?;
-    pods::running(cx, "later").await?;
-    cx.logs("plain").await?;
-    called.end(cx, "containerd upgraded").await?;
-    cx.kubectl(&["delete", "agentfunction", "called", "--timeout=60s"])?;
-    cx.kubectl(&["delete", "pod", "plain", "later", "--timeout=60s"])?;
-    support::nothing_left(cx, before).await
+    are_managed(cx, called, before, "containerd upgraded").await
 }
 
 pub(crate) async fn kubelet_api_server_registry_and_operator_go_and_come_back_and_no_call_fails(

@@ -1,5 +1,6 @@
 //! What may go away while calls go on.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,11 +35,15 @@ const POLITE: Duration = Duration::from_secs(3);
 pub(crate) async fn another_operator_leads_when_the_leader_leaves_and_when_it_is_killed(
     cx: &Cx,
 ) -> Result<()> {
+    and_operators_as_before(cx, hand_over(cx)).await
+}
+
+/// Does what scales the operator. After a failure too there are as many as before: other cases expect them.
+async fn and_operators_as_before(cx: &Cx, case: impl Future<Output = Result<()>>) -> Result<()> {
     let deployment = format!("deployment/{OPERATOR}");
     let before = operators_kubectl(cx, &["get", &deployment, "-o=jsonpath={.spec.replicas}"])?;
     let before = before.trim().parse()?;
-    let outcome = hand_over(cx).await;
-    // After a failure too: other cases expect the operators as they were.
+    let outcome = case.await;
     let restored = scale_to_lead(cx, before).await;
     outcome.and(restored.map(drop))
 }
@@ -84,12 +89,7 @@ async fn hand_over(cx: &Cx) -> Result<()> {
 pub(crate) async fn a_leader_that_the_api_server_does_not_hear_leads_no_more(
     cx: &Cx,
 ) -> Result<()> {
-    let deployment = format!("deployment/{OPERATOR}");
-    let before = operators_kubectl(cx, &["get", &deployment, "-o=jsonpath={.spec.replicas}"])?;
-    let before = before.trim().parse()?;
-    let outcome = cut_off(cx).await;
-    let restored = scale_to_lead(cx, before).await;
-    outcome.and(restored.map(drop))
+    and_operators_as_before(cx, cut_off(cx)).await
 }
 
 async fn cut_off(cx: &Cx) -> Result<()> {

@@ -274,18 +274,15 @@ async fn an_instance_is_fresh_for_each_call_unless_it_is_reused() {
     engine.end().await;
 }
 
-#[tokio::test]
-async fn instances_that_wait_make_room_for_calls() {
+/// An engine whose memory is taken up by five instances each of two functions; the second was called longest ago.
+async fn full_of_instances() -> Engine {
     // Ten instances of 256 KiB and nothing more.
     let mut engine = Engine::start_with(10 << 18).await;
-    let warm = |count| move |function: &mut hearth_contract::Function| function.target = count;
-    let first = engine.place(Guest::Hello, function("first", warm(5))).await;
+    let warm = |function: &mut hearth_contract::Function| function.target = 5;
+    let first = engine.place(Guest::Hello, function("first", warm)).await;
     engine.report("first", |report| report.warm == 5).await;
-    engine
-        .place(Guest::Hello, function("second", warm(5)))
-        .await;
+    engine.place(Guest::Hello, function("second", warm)).await;
     engine.report("second", |report| report.warm == 5).await;
-    // So that the second is the one that was called longest ago.
     assert_eq!(get(first, "/").await.status, 200);
     // Not what was said before that call.
     engine
@@ -293,7 +290,14 @@ async fn instances_that_wait_make_room_for_calls() {
             report.warm == 5 && ended(report, "answered") == 1
         })
         .await;
-    let third = engine.place(Guest::Hello, function("third", warm(0))).await;
+    engine
+}
+
+#[tokio::test]
+async fn instances_that_wait_make_room_for_calls() {
+    let mut engine = full_of_instances().await;
+    let third = function("third", |function| function.target = 0);
+    let third = engine.place(Guest::Hello, third).await;
     let answer = get(third, "/").await;
     assert_eq!((answer.status, answer.outcome), (200, None));
     engine.report("second", |report| report.warm == 4).await;
@@ -309,21 +313,7 @@ async fn set_memory(engine: &Engine, memory_bytes: u64) {
 
 #[tokio::test]
 async fn memory_that_is_taken_from_a_pod_is_given_back_by_instances_that_wait() {
-    let mut engine = Engine::start_with(10 << 18).await;
-    let warm = |count| move |function: &mut hearth_contract::Function| function.target = count;
-    let first = engine.place(Guest::Hello, function("first", warm(5))).await;
-    engine.report("first", |report| report.warm == 5).await;
-    engine
-        .place(Guest::Hello, function("second", warm(5)))
-        .await;
-    engine.report("second", |report| report.warm == 5).await;
-    // So that the second is the one that was called longest ago.
-    assert_eq!(get(first, "/").await.status, 200);
-    engine
-        .report("first", |report| {
-            report.warm == 5 && ended(report, "answered") == 1
-        })
-        .await;
+    let mut engine = full_of_instances().await;
     set_memory(&engine, 6 << 18).await;
     engine.report("second", |report| report.warm == 1).await;
     engine.report("first", |report| report.warm == 5).await;

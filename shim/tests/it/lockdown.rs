@@ -115,6 +115,14 @@ async fn the_compile_helper_may_do_less_still() {
     }
 }
 
+/// Whether an engine is up and serves a function, with one warm instance.
+fn serves(name: &'static str) -> impl Fn(&Board) -> bool {
+    move |board| {
+        let report = board.functions.get(name);
+        board.down.is_none() && report.is_some_and(|report| report.answers && report.warm == 1)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_that_engines_die_of_is_kept_away_and_the_others_run_on() {
     let node = Node::start().await;
@@ -130,12 +138,6 @@ async fn a_function_that_engines_die_of_is_kept_away_and_the_others_run_on() {
             desired.functions.insert(uid, wanted);
         }
     });
-    let serves = |name: &'static str| {
-        move |board: &Board| {
-            let report = board.functions.get(name);
-            board.down.is_none() && report.is_some_and(|report| report.answers && report.warm == 1)
-        }
-    };
     let crashed = |times| move |board: &Board| board.deaths == times;
     for times in 1..=3 {
         node.board(&mut host, serves("backdoor")).await;
@@ -191,12 +193,6 @@ async fn a_function_that_takes_its_engines_memory_is_kept_away_too() {
             desired.functions.insert(uid, wanted);
         }
     });
-    let serves = |name: &'static str| {
-        move |board: &Board| {
-            let report = board.functions.get(name);
-            board.down.is_none() && report.is_some_and(|report| report.answers && report.warm == 1)
-        }
-    };
     for times in 1..=3 {
         node.board(&mut host, serves("mischief")).await;
         node.board(&mut host, serves("hello-c")).await;
