@@ -133,20 +133,19 @@ async fn session(
                 Err(_) => return Ok(()),
             },
             () = tokio::time::sleep_until(due) => {
-                dirty = false;
                 last = Instant::now();
-                let Some(report) = sent.report(&board.borrow_and_update(), wishes, last) else {
-                    continue;
-                };
-                let message = FromPod { message: Some(from_pod::Message::Report(report)) };
-                match reports.try_send(message) {
-                    Ok(()) => {}
-                    // Say all of it once there is a place again.
-                    Err(mpsc::error::TrySendError::Full(_)) => {
-                        sent = Sent::default();
+                let place = match reports.try_reserve() {
+                    Ok(place) => place,
+                    // An operator that reads slowly hears what is true once there is a place again, and not all that was.
+                    Err(mpsc::error::TrySendError::Full(())) => {
                         dirty = true;
+                        continue;
                     }
-                    Err(mpsc::error::TrySendError::Closed(_)) => return Ok(()),
+                    Err(mpsc::error::TrySendError::Closed(())) => return Ok(()),
+                };
+                dirty = false;
+                if let Some(report) = sent.report(&board.borrow_and_update(), wishes, last) {
+                    place.send(FromPod { message: Some(from_pod::Message::Report(report)) });
                 }
             },
         }
