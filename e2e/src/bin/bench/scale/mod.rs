@@ -246,7 +246,7 @@ async fn singles(
     ])
 }
 
-/// Calls to all functions in all pods are reported, and what the API server writes meanwhile is counted.
+/// Calls in all pods are reported, and what the API server writes meanwhile is counted.
 async fn called(
     cx: &Cx,
     size: &Size,
@@ -266,17 +266,20 @@ async fn called(
     )
     .await?;
     let before = writes(cx)?;
+    let ended = shown.ended.load(Ordering::Relaxed);
     const EACH: u64 = 10;
     shown.calls.store(EACH, Ordering::Relaxed);
     tokio::time::sleep(CALLED).await;
     shown.calls.store(0, Ordering::Relaxed);
     let written = writes(cx)? - before;
     let seconds = CALLED.as_secs_f64();
+    let ended = shown.ended.load(Ordering::Relaxed) - ended;
     anyhow::ensure!(
-        shown.held.load(Ordering::Relaxed) > 0,
-        "no pool pod holds a function: nobody was called"
+        ended == 0,
+        "{ended} streams ended while calls were reported: the operator was too slow, or gone"
     );
-    let activations = (EACH as usize * shown.held.load(Ordering::Relaxed)) as f64 * seconds;
+    let activations = shown.reported.load(Ordering::Relaxed) as f64;
+    anyhow::ensure!(activations > 0.0, "nobody was called");
     Ok(vec![
         figure(
             "activations reported meanwhile, a second",

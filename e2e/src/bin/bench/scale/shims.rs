@@ -32,6 +32,8 @@ const NAME: &str = "hearth-operator.hearth-system.svc";
 const REDIAL: Duration = Duration::from_millis(250);
 /// Time between two reports about calls.
 const REPORT: Duration = Duration::from_secs(1);
+/// Functions of a pod that are called in that time, each time others.
+const CALLED: usize = 20;
 
 /// What all played pods share and show.
 #[derive(Default)]
@@ -44,8 +46,12 @@ pub(super) struct Shown {
     pub(super) messages: AtomicU64,
     /// Functions that stood in them.
     pub(super) placed: AtomicU64,
-    /// Calls that are reported of each function a second.
+    /// Calls that are reported of each function that is called in a second.
     pub(super) calls: AtomicU64,
+    /// Calls that were reported.
+    pub(super) reported: AtomicU64,
+    /// Streams that ended.
+    pub(super) ended: AtomicU64,
     /// When each function was named in a message first, by name.
     heard: Mutex<HashMap<String, Instant>>,
 }
@@ -166,6 +172,7 @@ async fn shim(operator: Arc<Operator>, pod: Pod, address: String, shown: Arc<Sho
         let _ = session
             .run(&operator, &pod, &namespace, &mut functions)
             .await;
+        shown.ended.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(REDIAL).await;
     }
 }
@@ -238,7 +245,7 @@ impl<'a> Session<'a> {
         let all = functions.values().cloned().collect();
         sender.send(report(0, true, all, Vec::new())).await?;
         let mut ticks = tokio::time::interval(REPORT);
-        let mut revision = 0;
+        let (mut revision, mut turn) = (0, 0);
         loop {
             tokio::select! {
                 heard = incoming.try_next() => {
@@ -251,11 +258,14 @@ impl<'a> Session<'a> {
                 _ = ticks.tick() => {
                     let calls = self.shown.calls.load(Ordering::Relaxed);
                     if calls > 0 {
-                        let called = functions.values_mut().map(|function| {
+                        turn = if turn + CALLED < functions.len() { turn + CALLED } else { 0 };
+                        let called = functions.values_mut().skip(turn).take(CALLED).map(|function| {
                             called(function, calls);
                             function.clone()
                         });
-                        let called = called.collect();
+                        let called: Vec<_> = called.collect();
+                        let count = calls * called.len() as u64;
+                        self.shown.reported.fetch_add(count, Ordering::Relaxed);
                         sender.send(report(revision, false, called, Vec::new())).await?;
                     }
                 }
