@@ -144,6 +144,10 @@ pub(crate) struct Bench {
     /// Where the bench `engine` or `js` draws its calls, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// A recorded trace for the bench `planner`, in the form of Azure's public ones: a CSV file of each of three days, the first
+    /// one first
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    trace: Vec<PathBuf>,
 }
 
 /// The benches that run beside no cluster.
@@ -154,6 +158,10 @@ const PLANNER: &str = "planner";
 impl Bench {
     /// Builds the benches with optimisation and runs what was asked for. A cluster should be up with `--release`.
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        ensure!(
+            self.trace.is_empty() || self.name.as_deref() == Some(PLANNER),
+            "--trace is for the bench {PLANNER}: cargo xtask bench {PLANNER} --trace …"
+        );
         let layout = Layout::find()?;
         let build = Build::new(layout.repository(), true)?;
         let needs_cluster = !matches!(self.name.as_deref(), Some(ENGINE | JS | PLANNER));
@@ -167,7 +175,11 @@ impl Bench {
         }
         if !matches!(self.name.as_deref(), Some(ENGINE | JS)) {
             let mut command = Command::new(build.program("hearth-bench"));
-            let ended = execute(command.arg(PLANNER).args(self.options()))?;
+            command.arg(PLANNER).args(self.options());
+            if !self.trace.is_empty() {
+                command.arg("--trace").args(&self.trace);
+            }
+            let ended = execute(&mut command)?;
             if self.name.is_some() || ended != ExitCode::SUCCESS {
                 return Ok(ended);
             }

@@ -34,6 +34,9 @@ struct Arguments {
     /// Where the benches `engine` and `js` draw their calls, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// A recorded trace for the bench `planner`: a CSV file of each of three days, the first one first.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    trace: Vec<PathBuf>,
 }
 
 /// Those that need the cluster.
@@ -55,8 +58,7 @@ async fn main() -> Result<()> {
             return js::run(arguments.plot.as_deref(), say).await;
         }
         Some("planner") => {
-            planner::run(|figure| print(figure, arguments.json));
-            return Ok(());
+            return planner::run(&arguments.trace, |figure| print(figure, arguments.json));
         }
         Some(name) if NAMES.contains(&name) || name == SCALE => vec![name],
         Some(name) => bail!(

@@ -1,12 +1,15 @@
-//! `bench planner`: sizing policies beside each other on synthetic traces, and how long a plan takes. Needs no cluster and no
+//! `bench planner`: sizing policies beside each other on traces, synthetic ones or recorded, and how long a plan takes. Needs no cluster and no
 //! clock but for the last: what is played is played in the time of the trace.
 
+mod recorded;
 mod replay;
 mod traces;
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use hearth_e2e::figure::{Aim, Figure};
 use hearth_planner::size::Policy;
 use hearth_planner::{Function, Group, Namespace, Pod};
@@ -23,8 +26,23 @@ const DEFAULT: &str = "Predictive";
 /// Runs of the plan; the longest counts.
 const RUNS: usize = 5;
 
-/// Plays all traces and plans; `say` hears each figure when it is there.
-pub(crate) fn run(say: impl Fn(&Figure)) {
+/// Plays a recorded trace, or all synthetic ones, and plans; `say` hears each figure when it is there.
+///
+/// # Errors
+/// When the trace cannot be read.
+pub(crate) fn run(recorded: &[PathBuf], say: impl Fn(&Figure)) -> Result<()> {
+    if !recorded.is_empty() {
+        let recorded = recorded::read(recorded)?;
+        if recorded.left_out > 0 {
+            eprintln!(
+                "{} functions are played; {} more are left out",
+                recorded.traces.len(),
+                recorded.left_out
+            );
+        }
+        compare("recorded", &recorded.traces, &say);
+        return Ok(());
+    }
     let makes: [(&str, Make); 4] = [
         ("diurnal", traces::diurnal),
         ("bursty", traces::bursty),
@@ -35,6 +53,7 @@ pub(crate) fn run(say: impl Fn(&Figure)) {
         compare(name, &make(), &say);
     }
     plans(say);
+    Ok(())
 }
 
 fn policies() -> [(&'static str, Sizing); 5] {

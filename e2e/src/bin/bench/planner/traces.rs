@@ -1,4 +1,4 @@
-//! Synthetic traces, the same in every run: calls of functions over some days.
+//! Traces, and synthetic ones, the same in every run: calls of functions over some days.
 
 use std::time::Duration;
 
@@ -53,14 +53,18 @@ fn day(second: f64) -> f64 {
 }
 
 const SLOW: Duration = Duration::from_millis(300);
-const MIB: u64 = 1 << 20;
+/// Time to make an instance, where a trace does not say it: a third of the functions each.
+pub(crate) const STARTS: [Duration; 3] =
+    [Duration::from_micros(20), Duration::from_millis(20), SLOW];
+/// Memory of an instance, where a trace does not say it.
+pub(crate) const BYTES: u64 = 8 << 20;
 
 /// People use agents by day.
 pub(crate) fn diurnal() -> Vec<Trace> {
     let trace = |seed| Trace {
         calls: poisson(&mut Random::new(seed), 8.0, |now| 0.05 + 7.9 * day(now)),
         start: SLOW,
-        bytes: 8 * MIB,
+        bytes: BYTES,
     };
     (0..3).map(trace).collect()
 }
@@ -87,7 +91,7 @@ pub(crate) fn bursty() -> Vec<Trace> {
         Trace {
             calls: poisson(&mut random, 52.0, rate),
             start: SLOW,
-            bytes: 8 * MIB,
+            bytes: BYTES,
         }
     };
     (0..3).map(trace).collect()
@@ -100,7 +104,7 @@ pub(crate) fn zipf() -> Vec<Trace> {
         Trace {
             calls: poisson(&mut Random::new(rank + 200), rate, |_| rate),
             start: SLOW,
-            bytes: 8 * MIB,
+            bytes: BYTES,
         }
     };
     (1..=30).map(trace).collect()
@@ -122,11 +126,10 @@ pub(crate) fn azure() -> Vec<Trace> {
             kind if kind < 0.65 => poisson(&mut random, rate, |now| rate * (0.2 + 0.8 * day(now))),
             _ => clumped(&mut random, rate),
         };
-        let starts = [Duration::from_micros(20), Duration::from_millis(20), SLOW];
         Trace {
             calls,
-            start: starts[(index % 3) as usize],
-            bytes: 8 * MIB,
+            start: STARTS[(index % 3) as usize],
+            bytes: BYTES,
         }
     };
     (0..120).map(trace).collect()
