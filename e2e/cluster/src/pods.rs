@@ -84,7 +84,7 @@ impl Cluster {
             traces.sockets += sockets(&run)?;
             traces.drafts += drafts(&self.node_directory(node).join(ARTIFACTS))?;
             let supervisor = self.pid(Part::Supervisor(node))?;
-            traces.leases += self.leases(supervisor)?;
+            traces.leases += self.leases(node)?;
             let mounts = fs::read_to_string(format!("/proc/{supervisor}/mounts"));
             let mounts = mounts.context("read a node's mounts")?;
             let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
@@ -93,14 +93,24 @@ impl Cluster {
         Ok(traces)
     }
 
-    /// Counts the leases of a node's containerd, which is reached through the mounts of a process of that node.
-    fn leases(&self, process: u32) -> Result<usize> {
+    /// Containerd's own client for a node, in Kubernetes' namespace.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn ctr(&self, node: NodeNumber) -> Result<Command> {
+        // Containerd's socket is in the mounts of the node's processes alone.
+        let process = self.pid(Part::Supervisor(node))?;
         let socket = format!("/proc/{process}/root{}", node::CONTAINERD_SOCKET);
-        let output = Command::new(self.layout().tool("ctr"))
-            .args(["--address", &socket, "--namespace", "k8s.io"])
-            .args(["leases", "list", "--quiet"])
-            .output()
-            .context("run ctr")?;
+        let mut command = Command::new(self.layout().tool("ctr"));
+        command.args(["--address", &socket, "--namespace", "k8s.io"]);
+        Ok(command)
+    }
+
+    /// Counts the leases of a node's containerd.
+    fn leases(&self, node: NodeNumber) -> Result<usize> {
+        let mut command = self.ctr(node)?;
+        let output = command.args(["leases", "list", "--quiet"]).output();
+        let output = output.context("run ctr")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "ctr leases list: {said}");
         Ok(String::from_utf8_lossy(&output.stdout).lines().count())
