@@ -29,9 +29,11 @@ use crate::pace::Pace;
 use crate::planning::Found;
 use crate::retry::{self, Retries};
 use crate::scaling::Scaling;
-use crate::status::Seen;
+use crate::status::{Seen, ServiceProblem};
 use crate::world::{self, World};
 
+/// Where nodes say their zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// How long a deleted function waits for nodes to let go of it.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(60);
 /// Looks again at a deletion that waits; reports trigger it sooner.
@@ -132,9 +134,10 @@ async fn hold(function: &AgentFunction, context: &Context) -> Result<Action, Err
     finalizer?;
     pool?;
     let mut seen = look(function, context);
-    seen.service_conflict = !service?;
+    seen.service_problem = service?;
     let silent = silent(function, &seen, context);
-    if !seen.service_conflict {
+    // The endpoints of somebody else's Service are not ours to write.
+    if seen.service_problem != Some(ServiceProblem::Conflict) {
         write_slice(function, &seen, &silent, context).await?;
     }
     if !silent.is_empty() && !context.world.fleet.is_settled() {
@@ -233,7 +236,7 @@ fn look(function: &AgentFunction, context: &Context) -> Seen {
         invalid: invalid(function).or_else(|| world.source(function).err()),
         missing_pool: (pool.is_none() && name != DEFAULT_POOL).then(|| name.to_owned()),
         nodes: pool.map(|pool| crate::pools::nodes(world, &pool).len()),
-        service_conflict: false,
+        service_problem: None,
         without_port: world.plans.port(&uid) == Some(None),
         is_pinned: world::pinned(function).is_some(),
         hosts,
@@ -269,8 +272,11 @@ async fn make_default_pool(function: &AgentFunction, context: &Context) -> Resul
     }
 }
 
-/// Writes the Service. False when one of that name belongs to somebody else.
-async fn write_service(function: &AgentFunction, context: &Context) -> Result<bool, Error> {
+/// Writes the Service, or says why that cannot be.
+async fn write_service(
+    function: &AgentFunction,
+    context: &Context,
+) -> Result<Option<ServiceProblem>, Error> {
     let (name, namespace) = (
         function.name_any(),
         function.namespace().unwrap_or_default(),
@@ -278,60 +284,72 @@ async fn write_service(function: &AgentFunction, context: &Context) -> Result<bo
     let wanted = objects::service(function);
     let services: Api<Service> = Api::namespaced(context.client.clone(), &namespace);
     let key = ObjectRef::new(&name).within(&namespace);
-    match context.world.stores.services.get(&key) {
-        Some(service) if objects::is_owned(&service, function) => {
-            if !objects::says(&*service, &wanted) {
-                services
-                    .patch(&name, &apply(), &Patch::Apply(&wanted))
-                    .await
-                    .map_err(api("write the Service"))?;
-            }
-            Ok(true)
+    let ours = context.world.stores.services.get(&key);
+    let ours = ours.filter(|service| objects::is_owned(service, function));
+    let written = match ours {
+        Some(service) if objects::says(&*service, &wanted) => return Ok(None),
+        Some(_) => {
+            // Not applied: what was created is not owned by who applies, and would stay.
+            let parameters = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            services
+                .patch(&name, &parameters, &Patch::Merge(&wanted))
+                .await
         }
-        _ => {
+        None => {
             // Created, not applied: what is there already is somebody else's until it proves to be ours.
             let service: Service =
                 serde_json::from_value(wanted.clone()).expect("a Service was built");
-            match services
-                .create(
-                    &PostParams {
-                        field_manager: Some(MANAGER.to_owned()),
-                        ..PostParams::default()
-                    },
-                    &service,
-                )
-                .await
-            {
-                Ok(_) => Ok(true),
-                Err(kube::Error::Api(status)) if status.code == 409 => {
-                    let there = services
-                        .get_opt(&name)
-                        .await
-                        .map_err(api("read the Service"))?;
-                    if let Some(service) = &there
-                        && objects::is_left_over(service, function)
-                    {
-                        return drop_left_over(&services, service).await;
-                    }
-                    Ok(there.is_some_and(|service| objects::is_owned(&service, function)))
-                }
-                Err(error) => Err(api("make the Service")(error)),
-            }
+            let parameters = PostParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PostParams::default()
+            };
+            services.create(&parameters, &service).await
         }
+    };
+    match written {
+        Ok(_) => Ok(None),
+        Err(kube::Error::Api(status)) if status.code == 409 => conflict(function, &services).await,
+        // 422 is validation's word, 400 many a webhook's. 403 may be a role that is on its way, and is tried again.
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
+            Ok(Some(ServiceProblem::Refused(status.message.clone())))
+        }
+        Err(error) => Err(api("write the Service")(error)),
     }
+}
+
+/// Whose the Service is that the store did not have.
+async fn conflict(
+    function: &AgentFunction,
+    services: &Api<Service>,
+) -> Result<Option<ServiceProblem>, Error> {
+    let there = services
+        .get_opt(&function.name_any())
+        .await
+        .map_err(api("read the Service"))?;
+    if let Some(service) = &there
+        && objects::is_left_over(service, function)
+    {
+        drop_left_over(services, service).await?;
+        return Ok(None);
+    }
+    let is_ours = there.is_some_and(|service| objects::is_owned(&service, function));
+    Ok((!is_ours).then_some(ServiceProblem::Conflict))
 }
 
 /// Deletes the Service of an earlier function of the same name, which the garbage collector has not come to yet. Its own
 /// event brings the next pass.
-async fn drop_left_over(services: &Api<Service>, service: &Service) -> Result<bool, Error> {
+async fn drop_left_over(services: &Api<Service>, service: &Service) -> Result<(), Error> {
     let parameters = DeleteParams::default().preconditions(Preconditions {
         uid: service.uid(),
         resource_version: None,
     });
     match services.delete(&service.name_any(), &parameters).await {
-        Ok(_) => Ok(true),
+        Ok(_) => Ok(()),
         // Somebody was faster.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(error) => Err(api("delete the Service of an earlier function")(error)),
     }
 }
@@ -354,7 +372,11 @@ async fn write_slice(
     let mut pods = seen.serving();
     pods.extend_from_slice(silent);
     pods.sort_by(|a, b| a.uid.cmp(&b.uid));
-    let wanted = objects::slice(function, port, &pods);
+    let zone_of = |node: &str| {
+        let node = context.world.stores.nodes.get(&ObjectRef::new(node))?;
+        node.labels().get(ZONE_LABEL).cloned()
+    };
+    let wanted = objects::slice(function, port, &pods, zone_of);
     let current = context
         .world
         .stores
@@ -572,7 +594,7 @@ async fn tell(
         return;
     }
     let failed = seen.failure().is_some()
-        || seen.service_conflict
+        || seen.service_problem.is_some()
         || seen.invalid.is_some()
         || seen.missing_pool.is_some();
     let (type_, reason, note) = if after.0 == "True" {

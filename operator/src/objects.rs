@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_api::v1alpha1::{AgentFunction, AgentPool};
+use hearth_api::v1alpha1::{AgentFunction, AgentPool, TrafficDistribution};
 use hearth_api::{
     FUNCTION_LABEL, MANAGER, POOL_LABEL, RUNTIME_CLASS, TEMPLATE_ANNOTATION, convert,
 };
@@ -92,8 +92,9 @@ pub(crate) fn group_of(pod: &Pod) -> Option<GroupKey> {
     })
 }
 
-/// A function's Service. Its endpoints are written by [`slice`]: it has no selector.
+/// A function's Service. Its endpoints are written by [`slice`]: it has no selector. What is null is not there.
 pub(crate) fn service(function: &AgentFunction) -> Value {
+    let distribution = convert::traffic_distribution(&function.spec);
     json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -103,20 +104,32 @@ pub(crate) fn service(function: &AgentFunction) -> Value {
             "labels": {"app.kubernetes.io/managed-by": MANAGER, FUNCTION_LABEL: function.name_any()},
             "ownerReferences": [function.controller_owner_ref(&())],
         },
-        "spec": {"ports": [{"name": "http", "port": convert::service_port(&function.spec), "protocol": "TCP"}]},
+        "spec": {
+            "ports": [{"name": "http", "port": convert::service_port(&function.spec), "protocol": "TCP"}],
+            "trafficDistribution": distribution.map(TrafficDistribution::as_str),
+        },
     })
 }
 
-/// The endpoints of a function's Service: the pods that serve it.
-pub(crate) fn slice(function: &AgentFunction, port: u16, pods: &[PodInfo]) -> Value {
+/// The endpoints of a function's Service: the pods that serve it. What is null is not there.
+pub(crate) fn slice(
+    function: &AgentFunction,
+    port: u16,
+    pods: &[PodInfo],
+    zone_of: impl Fn(&str) -> Option<String>,
+) -> Value {
+    let distribution = convert::traffic_distribution(&function.spec);
     let ipv6 = pods.iter().any(|pod| pod.address.contains(':'));
     let endpoints: Vec<_> = pods
         .iter()
         .map(|pod| {
+            let zone = zone_of(&pod.node);
             json!({
                 "addresses": [pod.address],
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "nodeName": pod.node,
+                "zone": zone,
+                "hints": distribution.and_then(|distribution| hints(distribution, &pod.node, zone.as_deref())),
                 "targetRef": {"kind": "Pod", "name": pod.name, "namespace": function.namespace(), "uid": pod.uid},
             })
         })
@@ -140,7 +153,21 @@ pub(crate) fn slice(function: &AgentFunction, port: u16, pods: &[PodInfo]) -> Va
     })
 }
 
-/// Whether what stands in the cluster says everything that `wanted` says. Fields that others added do not count.
+/// Whom an endpoint answers first. kube-proxy reads this, and not the Service, as it would be written by Kubernetes' own
+/// controller for the Service's endpoints (`k8s.io/endpointslice/trafficdist`).
+fn hints(distribution: TrafficDistribution, node: &str, zone: Option<&str>) -> Option<Value> {
+    let zones = zone.map(|zone| json!([{"name": zone}]));
+    match distribution {
+        TrafficDistribution::PreferSameNode => {
+            Some(json!({"forNodes": [{"name": node}], "forZones": zones}))
+        }
+        // Without all zones no zone is preferred.
+        TrafficDistribution::PreferSameZone => Some(json!({"forZones": zones?})),
+    }
+}
+
+/// Whether what stands in the cluster says everything that `wanted` says, and has nothing where that is null. Fields that
+/// others added do not count.
 pub(crate) fn says<K: serde::Serialize>(current: &K, wanted: &Value) -> bool {
     serde_json::to_value(current).is_ok_and(|current| covers(&current, wanted))
 }
@@ -150,7 +177,7 @@ fn covers(current: &Value, wanted: &Value) -> bool {
         (Value::Object(current), Value::Object(wanted)) => wanted.iter().all(|(key, value)| {
             key == "apiVersion"
                 || key == "kind"
-                || current.get(key).is_some_and(|c| covers(c, value))
+                || covers(current.get(key).unwrap_or(&Value::Null), value)
         }),
         (Value::Array(current), Value::Array(wanted)) => {
             current.len() == wanted.len() && current.iter().zip(wanted).all(|(c, w)| covers(c, w))
@@ -310,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_others_added_does_not_count() {
-        let wanted = json!({"kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}});
+        let wanted = json!({"kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}], "trafficDistribution": null}});
         for (current, covered) in [
             (
                 json!({"metadata": {"name": "a", "uid": "u"}, "spec": {"ports": [{"port": 80, "protocol": "TCP"}]}}),
@@ -325,9 +352,63 @@ mod tests {
                 false,
             ),
             (json!({"metadata": {"name": "a"}}), false),
+            (
+                json!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}], "trafficDistribution": "PreferSameNode"}}),
+                false,
+            ),
         ] {
             assert_eq!(covers(&current, &wanted), covered, "{current}");
         }
+    }
+
+    #[test]
+    fn endpoints_say_whom_they_answer_first() {
+        let pod = |node: &str| PodInfo {
+            uid: format!("uid-{node}"),
+            name: format!("pod-{node}"),
+            node: node.to_owned(),
+            address: "10.0.0.1".to_owned(),
+            group: GroupKey {
+                namespace: "n".to_owned(),
+                pool: "default".to_owned(),
+                function: None,
+            },
+        };
+        let zone_of = |node: &str| (node != "far").then(|| "z".to_owned());
+        let check = |service: Value, expected: [Value; 2]| {
+            let spec = json!({"bundle": {"image": "i"}, "service": service});
+            let mut function = AgentFunction::new("f", serde_json::from_value(spec).unwrap());
+            function.metadata.uid = Some("u".to_owned());
+            let made = slice(&function, 8080, &[pod("near"), pod("far")], zone_of);
+            let hints = [0, 1].map(|at| made["endpoints"][at]["hints"].clone());
+            assert_eq!(hints, expected, "{service}");
+            // What it is compared with is read into types.
+            let read: EndpointSlice = serde_json::from_value(made.clone()).unwrap();
+            assert!(slice_says(&read, &made));
+            let plain = slice(
+                &AgentFunction::new("f", Default::default()),
+                8080,
+                &[pod("near"), pod("far")],
+                zone_of,
+            );
+            assert_eq!(
+                covers(&made["endpoints"], &plain["endpoints"]),
+                expected[0].is_null()
+            );
+        };
+        let near = json!([{"name": "z"}]);
+        check(json!({}), [Value::Null, Value::Null]);
+        check(
+            json!({"trafficDistribution": "PreferSameNode"}),
+            [
+                json!({"forNodes": [{"name": "near"}], "forZones": near}),
+                json!({"forNodes": [{"name": "far"}], "forZones": null}),
+            ],
+        );
+        check(
+            json!({"trafficDistribution": "PreferSameZone"}),
+            [json!({"forZones": near}), Value::Null],
+        );
     }
 
     #[test]

@@ -21,14 +21,23 @@ pub(crate) struct Seen {
     pub(crate) missing_pool: Option<String>,
     /// Nodes that could run the pool; `None` while the pool is being made.
     pub(crate) nodes: Option<usize>,
-    /// A Service of that name belongs to somebody else.
-    pub(crate) service_conflict: bool,
+    /// Why the Service could not be written, if so.
+    pub(crate) service_problem: Option<ServiceProblem>,
     /// No port was free.
     pub(crate) without_port: bool,
     /// The image was resolved for an earlier generation already.
     pub(crate) is_pinned: bool,
     /// Connected pods that hold or should hold the function, with what they said.
     pub(crate) hosts: Vec<Host>,
+}
+
+/// Why a Service is not as it should be, which trying again does not mend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ServiceProblem {
+    /// One of that name belongs to somebody else.
+    Conflict,
+    /// The API server said so.
+    Refused(String),
 }
 
 impl Seen {
@@ -199,9 +208,15 @@ impl Seen {
     }
 
     fn service(&self) -> (Option<bool>, Reason, String) {
-        if self.service_conflict {
-            let message = "a Service of this name exists and belongs to somebody else; rename the function, or delete the Service";
-            return (Some(false), Reason::ServiceConflict, message.to_owned());
+        match &self.service_problem {
+            None => {}
+            Some(ServiceProblem::Conflict) => {
+                let message = "a Service of this name exists and belongs to somebody else; rename the function, or delete the Service";
+                return (Some(false), Reason::ServiceConflict, message.to_owned());
+            }
+            Some(ServiceProblem::Refused(message)) => {
+                return (Some(false), Reason::ServiceRefused, message.clone());
+            }
         }
         match self.serving().len() {
             0 => (
@@ -254,7 +269,7 @@ mod tests {
             invalid: None,
             missing_pool: None,
             nodes: Some(1),
-            service_conflict: false,
+            service_problem: None,
             without_port: false,
             is_pinned: false,
             hosts: names
@@ -331,10 +346,17 @@ mod tests {
             ),
             (
                 Seen {
-                    service_conflict: true,
+                    service_problem: Some(ServiceProblem::Conflict),
                     ..seen(vec![report(2, State::Serving, true)])
                 },
                 (Some(false), Reason::ServiceConflict),
+            ),
+            (
+                Seen {
+                    service_problem: Some(ServiceProblem::Refused("no".to_owned())),
+                    ..seen(vec![report(2, State::Serving, true)])
+                },
+                (Some(false), Reason::ServiceRefused),
             ),
         ] {
             assert_eq!(says(&seen, ConditionType::Ready), expected, "{seen:?}");

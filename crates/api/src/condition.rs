@@ -56,6 +56,8 @@ pub enum Reason {
     Insufficient,
     /// A Service of that name belongs to somebody else.
     ServiceConflict,
+    /// The API server refuses the Service.
+    ServiceRefused,
     /// The pool that `spec.pool.name` names does not exist.
     PoolNotFound,
     /// All of a pool's ports are taken.
@@ -81,6 +83,7 @@ impl Reason {
             Self::Warming => "Warming",
             Self::Insufficient => "Insufficient",
             Self::ServiceConflict => "ServiceConflict",
+            Self::ServiceRefused => "ServiceRefused",
             Self::PoolNotFound => "PoolNotFound",
             Self::NoPort => "NoPort",
             Self::InvalidSpec => "InvalidSpec",

@@ -7,7 +7,9 @@ use std::time::Duration;
 use hearth_contract::function::Capabilities;
 use hearth_contract::{Function, FunctionKey, Limits, Loader, Reuse};
 
-use crate::v1alpha1::{self, AgentFunction, AgentFunctionSpec, ConfigMapKey, FunctionLimits};
+use crate::v1alpha1::{
+    self, AgentFunction, AgentFunctionSpec, ConfigMapKey, FunctionLimits, TrafficDistribution,
+};
 
 /// Why a manifest cannot be run. The API server refuses most of these first; a manifest that is run without a cluster
 /// meets them here.
@@ -74,6 +76,11 @@ pub fn service_port(spec: &AgentFunctionSpec) -> i32 {
         .as_ref()
         .and_then(|service| service.port)
         .unwrap_or(80)
+}
+
+/// Which pods answer a caller first.
+pub fn traffic_distribution(spec: &AgentFunctionSpec) -> Option<TrafficDistribution> {
+    spec.service.as_ref()?.traffic_distribution
 }
 
 /// The function as a node sees it, with `target` warm instances.

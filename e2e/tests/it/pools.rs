@@ -1,9 +1,11 @@
 //! Pools and nodes: pool pods come and go with the nodes.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use hearth_api::{FUNCTION_LABEL, NODE_READY_LABEL};
+use hearth_cluster::http;
 use hearth_cluster::layout::{NodeNumber, node_name};
 use hearth_e2e::load::{Ongoing, Steady};
 use hearth_e2e::wait::{Seen, until};
@@ -225,6 +227,7 @@ async fn joins_and_leaves(cx: &Cx, joined: NodeNumber) -> Result<()> {
         is_called(cx, &pod).await?;
     }
     each_pod_follows_its_own_calls(cx, joined).await?;
+    callers_are_answered_on_their_node(cx, joined).await?;
 
     // An administrator's `kubectl drain`: what runs there is evicted, and comes back when the node does.
     let node = node_name(joined);
@@ -288,6 +291,81 @@ async fn each_pod_follows_its_own_calls(cx: &Cx, node: NodeNumber) -> Result<()>
     callers.end().await?;
     cx.kubectl(&["delete", "agentfunction", BUSY, "--timeout=60s"])
         .map(drop)
+}
+
+/// A Service that prefers the caller's node has each node's callers answered there, and anywhere when it no longer does.
+async fn callers_are_answered_on_their_node(cx: &Cx, nodes: NodeNumber) -> Result<()> {
+    const NEAR: &str = "near";
+    let spec = "  service: {trafficDistribution: PreferSameNode}";
+    cx.ready_function(NEAR, HELLO, spec).await?;
+    let address = cx.route(NEAR).await?.parse()?;
+    for node in 1..=nodes {
+        let name = node_name(node);
+        until(
+            &format!("{name} to be answered by itself"),
+            SETTLE,
+            || async {
+                let answered = answered_by(cx, NEAR, node, address).await?;
+                let is_own = answered == BTreeSet::from([name.clone()]);
+                Ok(Seen::when(is_own, (), format!("answered by {answered:?}")))
+            },
+        )
+        .await?;
+    }
+    let patch = r#"{"spec": {"service": null}}"#;
+    cx.kubectl(&["patch", "agentfunction", NEAR, "--type=merge", "-p", patch])?;
+    until("all pods to answer again", SETTLE, || async {
+        let answered = answered_by(cx, NEAR, 1, address).await?;
+        let are_all = answered == names(1..=nodes);
+        Ok(Seen::when(are_all, (), format!("answered by {answered:?}")))
+    })
+    .await?;
+    cx.kubectl(&["delete", "agentfunction", NEAR, "--timeout=60s"])
+        .map(drop)
+}
+
+/// The nodes whose pool pods answer 20 calls that come from a node.
+async fn answered_by(
+    cx: &Cx,
+    function: &str,
+    node: NodeNumber,
+    address: SocketAddr,
+) -> Result<BTreeSet<String>> {
+    let labels = [
+        &format!("function=\"{function}\"")[..],
+        "outcome=\"answered\"",
+    ];
+    let pods = cx.pool_pods().await?;
+    let mut before = Vec::new();
+    for pod in &pods {
+        before.push(
+            cx.metric(pod, METRICS, "hearth_calls_total", &labels)
+                .await?,
+        );
+    }
+    let request = http::Request {
+        method: "GET",
+        path: "/",
+        headers: &[],
+        body: &[],
+    };
+    cx.cluster.enter_netns(node, || {
+        for _ in 0..20 {
+            let answer = http::send(address, function, request)?;
+            ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+        }
+        Ok(())
+    })?;
+    let mut answered = BTreeSet::new();
+    for (pod, before) in pods.iter().zip(before) {
+        let calls = cx
+            .metric(pod, METRICS, "hearth_calls_total", &labels)
+            .await?;
+        if calls > before {
+            answered.extend(pod.spec.as_ref().and_then(|spec| spec.node_name.clone()));
+        }
+    }
+    Ok(answered)
 }
 
 /// Waits until pool pods hold as many warm instances as are wanted, and each at least one: more where there are more callers.

@@ -405,6 +405,28 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<i32>,
+    /// Which pool pods answer a caller first, as a Service's field of this name says. Needs Kubernetes 1.34. Unset: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+/// Which pool pods answer a caller, where one of them is there. Others answer otherwise. The words are a Service's (KEP-3015).
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrafficDistribution {
+    /// Those of the caller's zone.
+    PreferSameZone,
+    /// The one of the caller's node; where there is none, those of its zone.
+    PreferSameNode,
+}
+
+impl TrafficDistribution {
+    /// The word of the Service's field.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PreferSameZone => "PreferSameZone",
+            Self::PreferSameNode => "PreferSameNode",
+        }
+    }
 }
 
 /// What is true of the function.

@@ -7,7 +7,7 @@ pub use function::{
     AgentFunction, AgentFunctionSpec, AgentFunctionStatus, Bundle, BundleStatus, ConfigMapKey,
     Egress, EnvVar, FunctionLimits, Loader, LoaderCache, LoaderEndpoint, LoaderLimits, OpenWindow,
     PoolRef, QueueLimits, Reuse, Scaling, ScalingDecision, ScalingPolicy, ScalingWindow,
-    ServiceSpec, Source,
+    ServiceSpec, Source, TrafficDistribution,
 };
 pub use pool::{
     AgentPool, AgentPoolSpec, AgentPoolStatus, Isolation, PoolResources, PoolToleration,
