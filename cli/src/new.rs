@@ -59,6 +59,7 @@ const WIT: &[File] = template! {
     "wit/deps/filesystem.wit" => "../../wit/deps/filesystem.wit",
     "wit/deps/http.wit" => "../../wit/deps/http.wit",
     "wit/deps/io.wit" => "../../wit/deps/io.wit",
+    "wit/deps/loader.wit" => "../../wit/deps/loader.wit",
     "wit/deps/random.wit" => "../../wit/deps/random.wit",
     "wit/deps/sockets.wit" => "../../wit/deps/sockets.wit",
 };
@@ -110,6 +111,7 @@ impl Template {
                 template! {
                     "app.py" => "../templates/python/app.py",
                     "Makefile" => "../templates/python/Makefile",
+                    "requirements.txt" => "../templates/python/requirements.txt",
                     "agentfunction.yaml" => "../templates/fetch/agentfunction.yaml",
                 },
                 WIT,
@@ -175,6 +177,7 @@ mod tests {
     use super::*;
     use crate::manifest;
     use crate::project::Project;
+    use wit_bindgen_core::wit_parser::Resolve;
 
     #[test]
     fn every_template_is_a_project_with_a_manifest_that_can_be_applied() {
@@ -198,6 +201,10 @@ mod tests {
                     &name
                 };
                 assert_eq!(project.name, expected);
+            }
+            if path.join("wit").is_dir() {
+                let worlds = Resolve::default().push_dir(path.join("wit"));
+                assert!(worlds.is_ok(), "{template:?}: {worlds:?}");
             }
             let again = New {
                 path,

@@ -1,4 +1,4 @@
-//! Python for the tests of `clients/python`: the real packages that the client is for, from PyPI.
+//! Python for tests: the real packages from PyPI that `clients/python` is for, and what makes components of Python.
 
 use std::fs;
 use std::path::Path;
@@ -6,17 +6,26 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Installs what the client's tests need into an environment of its own, unless it is there.
+/// What is installed, as pip reads it.
+const WANTED: [&str; 2] = [
+    "clients/python/requirements-test.txt",
+    "cli/templates/python/requirements.txt",
+];
+
+/// Installs what tests need into an environment of its own, unless it is there.
 pub(crate) fn install(repository: &Path) -> Result<()> {
-    let wanted = repository.join("clients/python/requirements-test.txt");
-    let text = fs::read(&wanted).with_context(|| format!("read {}", wanted.display()))?;
+    let wanted = WANTED.map(|path| repository.join(path));
+    let mut text = String::new();
+    for path in &wanted {
+        text += &fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    }
     let folder = repository.join("target/tools/python");
     // Written last.
     let stamp = folder.join("installed.txt");
-    if fs::read(&stamp).is_ok_and(|installed| installed == text) {
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == text) {
         return Ok(());
     }
-    eprintln!("install AutoGen and LangChain for the tests of clients/python (once)");
+    eprintln!("install AutoGen, LangChain and componentize-py for the tests (once)");
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(&folder);
     run(make).context("python3 with its module venv is needed; `cargo xtask up` installs it")?;
@@ -28,7 +37,9 @@ pub(crate) fn install(repository: &Path) -> Result<()> {
         "--quiet",
         "--disable-pip-version-check",
     ]);
-    pip.arg("--requirement").arg(&wanted);
+    for path in &wanted {
+        pip.arg("--requirement").arg(path);
+    }
     run(pip)?;
     fs::write(&stamp, text).with_context(|| format!("write {}", stamp.display()))
 }

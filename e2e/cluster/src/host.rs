@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Packages that are always needed, each with what needs it.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("runc", "ordinary containers"),
     ("containernetworking-plugins", "pod networks"),
     ("docker-registry", "images"),
@@ -25,6 +25,7 @@ const PACKAGES: [(&str, &str); 16] = [
         "the JavaScript environment, whose URL parser is in C++",
     ),
     ("kmod", "kube-proxy"),
+    ("make", "a component in Python, as a user builds it"),
 ];
 
 /// Needed only where the machine has no Node.js of its own.

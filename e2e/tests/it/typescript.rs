@@ -1,7 +1,7 @@
-//! Agents in TypeScript, by the program that their users have: from a folder to an answer of the cluster.
+//! Agents by the program that their users have, in TypeScript and in Python: from a folder to an answer of the cluster.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use hearth_e2e::wait::{Seen, until};
@@ -97,6 +97,35 @@ pub(crate) async fn langchain_answers_from_its_packages(cx: &Cx) -> Result<()> {
 
 pub(crate) async fn llamaindex_answers_from_its_packages(cx: &Cx) -> Result<()> {
     example(cx, "llamaindex-ts").await
+}
+
+pub(crate) async fn a_component_in_python_is_new_built_and_deployed(cx: &Cx) -> Result<()> {
+    let repository = cx.cluster.layout().repository();
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
+    let folder = home.join("tool");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&home)?;
+    done(cx, &home, false, &["new", "tool", "--template", "python"])?;
+    let programs = repository.join("target/tools/python/bin");
+    let path = std::env::var("PATH").context("PATH is set")?;
+    let made = Command::new("make")
+        .current_dir(&folder)
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .output()
+        .context("start make")?;
+    ensure!(made.status.success(), "make: {}", text(&made));
+    let image = "localhost:5000/examples/tool:e2e";
+    done(
+        cx,
+        &folder,
+        true,
+        &["deploy", "agent.wasm", "--image", image],
+    )?;
+    let answer = done(cx, &folder, true, &["invoke", "tool", "/?name=Python"])?;
+    ensure!(answer == "Hello, Python!\n", "{answer}");
+    Ok(())
 }
 
 pub(crate) async fn an_agent_is_new_deployed_and_invoked(cx: &Cx) -> Result<()> {
