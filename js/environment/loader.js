@@ -2,7 +2,7 @@
 // shape is that of Cloudflare's Worker Loader, as far as it goes.
 import * as host from "hearth:host";
 import { Upload, abortion, fetch } from "./fetch.js";
-import { Request, givenSignal, headersFrom, incomingResponse, outgoing, useBody } from "./http.js";
+import { Request, dropBody, givenSignal, headersFrom, incomingResponse, outgoing, useBody } from "./http.js";
 import { URL } from "./url.js";
 
 /** Where loaded code calls back who loaded it. The host never sends it anywhere. */
@@ -185,9 +185,9 @@ class Worker {
   call(input, init) {
     const request = new Request(input, init);
     const signal = givenSignal(request);
+    const body = useBody(request);
     const begun = this.#load().then((worker) => {
       signal?.throwIfAborted();
-      const body = useBody(request);
       const [list, isThere] = outgoing(request.headers, body);
       const { protocol, host: authority, pathname, search } = new URL(request.url);
       const path = pathname + search;
@@ -197,6 +197,7 @@ class Worker {
       host.handled(ended);
       return { ended, response: answered(call, request, upload, ended, signal) };
     });
+    host.handled(begun.catch((error) => dropBody(body, error)));
     const response = begun.then(({ response }) => response);
     const ended = begun.then(({ ended }) => ended);
     host.handled(response);

@@ -109,6 +109,8 @@ for (const [name, value] of Object.entries(globals)) {
   }
 }
 Math.random = host.randomNumber;
+// What `process.env` of a bundle is made of (tools/bundle/node/process.js): a module may want it before there is a call.
+Object.defineProperty(globalThis, Symbol.for("hearth.environment"), { value: host.environment });
 
 let handler;
 let env;

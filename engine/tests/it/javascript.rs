@@ -249,6 +249,67 @@ async fn events_go_out_as_they_come_and_wait_until_runs_after_the_answer() {
     assert!(log.contains("events: afterwards"), "{log}");
 }
 
+#[tokio::test]
+async fn a_caller_who_goes_away_ends_the_call_and_what_waits() {
+    let mut engine = Engine::start().await;
+    let source = handler(
+        "ctx.waitUntil(new Promise((resolve) => setTimeout(resolve, 600000)).then(() => console.log('afterwards')));
+         const stream = new ReadableStream({ start: (controller) => controller.enqueue('begun') });
+         return new Response(stream.pipeThrough(new TextEncoderStream()));",
+    );
+    let address = engine
+        .place_javascript(
+            &source,
+            function("left", |function| {
+                function.limits.deadline = Duration::from_secs(600);
+            }),
+        )
+        .await;
+    let mut body = send(address, "GET", "/", Empty::<Bytes>::new())
+        .await
+        .into_body();
+    assert_eq!(piece(&mut body).await, "begun");
+    drop(body);
+    engine
+        .report("left", |report| {
+            report.in_use == 0 && ended(report, "client_gone") == 1
+        })
+        .await;
+    let log = engine.end().await;
+    assert!(!log.contains("afterwards"), "{log}");
+}
+
+/// What docs/cloudflare-workers.md says of these.
+#[tokio::test]
+async fn what_workers_have_and_agents_have_not() {
+    let engine = Engine::start().await;
+    let source = handler(
+        "const names = ['caches', 'HTMLRewriter', 'WebSocket', 'WebSocketPair', 'WebAssembly', 'Intl', 'addEventListener'];
+         const missing = names.filter((name) => typeof globalThis[name] === 'undefined');
+         const refused = await fetch('data:,x').then(() => 'none', (error) => error.name);
+         ctx.passThroughOnException();
+         const told = [missing.join(), 'cf' in request, 'props' in ctx, 'exports' in ctx, refused, (1234.5).toLocaleString()];
+         if (new URL(request.url).pathname === '/throw') throw new Error('seen');
+         return new Response(JSON.stringify(told), { headers: { 'content-encoding': 'br' } });",
+    );
+    let address = engine
+        .place_javascript(&source, function("worker", |_| {}))
+        .await;
+    let answer = send(address, "GET", "/", Empty::<Bytes>::new()).await;
+    assert_eq!(answer.headers()["content-encoding"], "br");
+    let body = rest(answer.into_body()).await.unwrap().to_bytes();
+    assert_eq!(
+        body,
+        r#"["caches,HTMLRewriter,WebSocket,WebSocketPair,WebAssembly,Intl,addEventListener",false,false,false,"TypeError","1234.5"]"#
+    );
+    let thrown = get(address, "/throw").await;
+    assert_eq!(
+        (thrown.status, thrown.outcome.as_deref()),
+        (500, Some("threw"))
+    );
+    engine.end().await;
+}
+
 /// Code that cannot be loaded, and what its owner reads.
 #[tokio::test]
 async fn code_that_cannot_be_loaded_is_named_with_its_position() {

@@ -473,7 +473,11 @@ async fn code_is_asked_for_once_signals_end_it_and_wrong_bounds_are_named() {
          const stalls = env.LOADER.load(say('fetch: () => new Promise((resolve) => setTimeout(resolve, 60000))'));
          const problem = (run) => run().then(() => 'none', (error) => `${error.name}: ${error.message}`);
          const wrong = (part) => problem(() => env.LOADER.load({ ...say('fetch() {}'), ...part }).fetch('http://a/'));
+         let dropped;
+         const body = new ReadableStream({ cancel(reason) { dropped = reason; } });
+         const unsent = await problem(() => env.LOADER.load({ ...say('fetch() {}'), egress: 'https://x' }).fetch('http://a/', { method: 'POST', body, duplex: 'half' }));
          return Response.json([
+           unsent.split(':')[0], String(dropped).split(':')[0],
            all, asked.length, (await problem(() => stalls.fetch('http://a/', { signal: AbortSignal.timeout(50) }))).split(':')[0],
            await wrong({ limits: { cpuMilliseconds: '100ms' } }), await wrong({ limits: { memoryBytes: null } }), await wrong({ egress: 'https://x' }),
          ]);",
@@ -486,6 +490,8 @@ async fn code_is_asked_for_once_signals_end_it_and_wrong_bounds_are_named() {
     assert_eq!(
         told,
         json!([
+            "TypeError",
+            "TypeError",
             ["x", "x"],
             1,
             "TimeoutError",

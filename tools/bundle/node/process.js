@@ -1,4 +1,4 @@
-// node:process: what a program may ask of the process that it is not. Variables of the function are in `env` of its `fetch`.
+// node:process: what a program may ask of the process that it is not.
 const nothing = () => process;
 const stream = (write) => ({ isTTY: false, write: (text) => (write(String(text).replace(/\n$/, "")), true) });
 const hrtime = (before) => {
@@ -10,8 +10,11 @@ const hrtime = (before) => {
 };
 hrtime.bigint = () => BigInt(Math.round(performance.now() * 1e6));
 
+/** The function's variables, which its `fetch` has as `env` too. */
+const variables = globalThis[Symbol.for("hearth.environment")]?.() ?? {};
+
 const process = {
-  arch: "wasm32", argv: ["hearth", "agent.js"], argv0: "hearth", env: {}, execArgv: [], execPath: "/hearth", exitCode: undefined, pid: 1, platform: "linux",
+  arch: "wasm32", argv: ["hearth", "agent.js"], argv0: "hearth", env: variables, execArgv: [], execPath: "/hearth", exitCode: undefined, pid: 1, platform: "linux",
   title: "hearth", version: "v22.0.0", versions: {}, release: { name: "hearth" }, features: {}, config: {},
   stdin: { isTTY: false }, stdout: stream((text) => console.log(text)), stderr: stream((text) => console.error(text)),
   cwd: () => "/", chdir() { throw new Error("process.chdir is not there"); }, umask: () => 0, uptime: () => performance.now() / 1000,
