@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use hearth_api::v1alpha1::AgentFunction;
+use hearth_e2e::load::connect;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::workerd::Workerd;
 use hearth_e2e::{Cx, SETTLE, call};
+use http_body_util::{BodyExt, Empty};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
@@ -40,6 +42,41 @@ pub(crate) async fn the_hello_example_runs_as_it_stands(cx: &Cx) -> Result<()> {
     cx.condition("hello-js", "Ready", "True").await?;
     let answer = call::get(&cx.route("hello-js").await?, "/?name=Hearth").await?;
     contains("the answer", &answer.body, "Moin, Hearth!")
+}
+
+pub(crate) async fn an_answer_comes_while_it_is_written(cx: &Cx) -> Result<()> {
+    let repository = cx.cluster.layout().repository();
+    let manifest = repository.join("examples/events-js/agentfunction.yaml");
+    cx.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
+    cx.condition("events-js", "Ready", "True").await?;
+    let address = cx.route("events-js").await?;
+    // So long between two words that all of them would be past the deadline of a call: the first is here before.
+    let mut connection = connect(&address).await?;
+    let request = http::Request::get("/?pause=60000")
+        .header(http::header::HOST, &address)
+        .body(Empty::new())?;
+    let answer = connection.send_request(request).await?;
+    let kind = answer.headers().get(http::header::CONTENT_TYPE);
+    ensure!(
+        kind.is_some_and(|kind| kind == "text/event-stream"),
+        "{answer:?}"
+    );
+    let mut body = answer.into_body();
+    let first = tokio::time::timeout(SETTLE, body.frame()).await;
+    let first = first
+        .context("nothing came")?
+        .context("an empty answer")??;
+    let first = first.into_data().unwrap_or_default();
+    let first = String::from_utf8_lossy(&first);
+    ensure!(
+        first == "id: 0\nevent: word\ndata: {\"word\":\"The\"}\n\n",
+        "{first:?}"
+    );
+    drop((body, connection));
+    let all = call::get(&address, "/?pause=0").await?.body;
+    ensure!(all.matches("event: word\n").count() == 8, "{all}");
+    ensure!(all.ends_with("event: end\ndata: {}\n\n"), "{all}");
+    Ok(())
 }
 
 pub(crate) async fn changed_code_replaces_the_old_one_without_a_failed_call(cx: &Cx) -> Result<()> {

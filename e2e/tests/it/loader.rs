@@ -10,26 +10,15 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{METRICS, contains, guest};
 
-/// A function that runs the code which it is sent, and says how that ended.
-const RUNNER: &str = "apiVersion: hearth.dev/v1alpha1
-kind: AgentFunction
-metadata:
-  name: runner
-spec:
-  bundle:
-    source:
-      javascript: |
-        export default {
-          async fetch(request, env) {
-            const code = await request.text();
-            if (!env.LOADER) return new Response('no loader', { status: 403 });
-            const worker = env.LOADER.load({ mainModule: 'main.js', modules: { 'main.js': code }, env: { twice: (n) => 2 * n } });
-            const { response, ended } = worker.call(request.url);
-            const body = await response.then((answer) => answer.text(), () => null);
-            return Response.json({ body, report: await ended });
-          },
-        };
-";
+/// The example's function.
+const RUNNER: &str = "code-runner";
+
+/// The example that runs the code which it is sent, and says how that ended.
+fn runner(cx: &Cx) -> Result<String> {
+    let repository = cx.cluster.layout().repository();
+    let manifest = repository.join("examples/code-runner/agentfunction.yaml");
+    std::fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))
+}
 
 /// What the runner says of code.
 async fn run(address: &str, code: &str) -> Result<Value> {
@@ -39,10 +28,9 @@ async fn run(address: &str, code: &str) -> Result<Value> {
 }
 
 pub(crate) async fn generated_code_runs_in_a_sandbox_of_its_own(cx: &Cx) -> Result<()> {
-    let limits = "  loader:\n    limits:\n      memory: 16Mi\n      cpuMilliseconds: 300\n";
-    cx.apply(&format!("{RUNNER}{limits}"))?;
-    cx.condition("runner", "Ready", "True").await?;
-    let address = cx.route("runner").await?;
+    cx.apply(&runner(cx)?)?;
+    cx.condition(RUNNER, "Ready", "True").await?;
+    let address = cx.route(RUNNER).await?;
     let answers = "export default { async fetch(request, env) { console.log('seen'); return new Response(String(await env.twice(21))); } };";
     let said = run(&address, answers).await?;
     ensure!(said["body"] == "42", "{said}");
@@ -66,7 +54,10 @@ pub(crate) async fn generated_code_runs_in_a_sandbox_of_its_own(cx: &Cx) -> Resu
     }
     let pod = &cx.pool_pod().await?;
     let counted = |outcome: &'static str| async move {
-        let labels = [&format!("outcome=\"{outcome}\"")[..], "function=\"runner\""];
+        let labels = [
+            &format!("outcome=\"{outcome}\"")[..],
+            &format!("function=\"{RUNNER}\""),
+        ];
         cx.metric(pod, METRICS, "hearth_loader_calls_total", &labels)
             .await
     };
@@ -74,7 +65,7 @@ pub(crate) async fn generated_code_runs_in_a_sandbox_of_its_own(cx: &Cx) -> Resu
     ensure!(counted("cpu_exceeded").await? == 1.0, "calls that were cut");
     // Nothing is granted without the field.
     let without = r#"[{"op":"remove","path":"/spec/loader"}]"#;
-    cx.kubectl(&["patch", "agf", "runner", "--type=json", "--patch", without])?;
+    cx.kubectl(&["patch", "agf", RUNNER, "--type=json", "--patch", without])?;
     until("the loader to be gone", SETTLE, || async {
         let answer = call::post(&address, "/", answers).await?;
         Ok(Seen::when(answer.status == 403, (), answer.body))
@@ -95,11 +86,11 @@ pub(crate) async fn autogen_and_langchain_run_code_with_a_token(cx: &Cx) -> Resu
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    cx.apply(&format!(
-        "{RUNNER}  loader:\n    endpoint:\n      tokenDigests: [\"sha256:{digest}\"]\n"
-    ))?;
-    cx.condition("runner", "Ready", "True").await?;
-    let address = cx.route("runner").await?;
+    // Below the example's `loader`, which stands last.
+    let endpoint = format!("    endpoint:\n      tokenDigests: [\"sha256:{digest}\"]\n");
+    cx.apply(&format!("{}{endpoint}", runner(cx)?))?;
+    cx.condition(RUNNER, "Ready", "True").await?;
+    let address = cx.route(RUNNER).await?;
     let code = json!({ "mainModule": "a", "modules": { "a": "" } }).to_string();
     let refused = call::post(&address, "/.hearth/loader", code).await?;
     ensure!(refused.status == 401, "without a token: {refused:?}");

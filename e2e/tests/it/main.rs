@@ -129,12 +129,14 @@ fn main() -> ExitCode {
     ))
     .chain(cases!("js":
         js::the_hello_example_runs_as_it_stands,
+        js::an_answer_comes_while_it_is_written,
         js::changed_code_replaces_the_old_one_without_a_failed_call,
         js::what_is_wrong_with_the_code_is_said_with_its_position,
         js::faults_of_a_call_are_outcomes,
         js::code_of_a_config_map_is_followed,
         js::the_same_file_runs_under_workerd,
         typescript::an_agent_is_new_deployed_and_invoked,
+        typescript::a_component_in_python_is_new_built_and_deployed,
         typescript::langchain_answers_from_its_packages,
         typescript::llamaindex_answers_from_its_packages,
     ))
