@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::bundler::{Bundler, described, with_map};
 use crate::cluster::{Access, Cluster, block_on};
 use crate::output::Output;
+use crate::progress::Waiting;
 use crate::project::{Project, object_name};
 use crate::registry::Reference;
 use crate::{manifest, push};
@@ -239,6 +240,7 @@ impl Deploy {
         }
         let generation = applied.metadata.generation;
         let deadline = Instant::now() + Duration::from_secs(self.wait);
+        let waiting = Waiting::new(&format!("{name} is applied"));
         loop {
             let function = functions.get(name).await?;
             let state = State::of(&function, generation);
@@ -247,15 +249,18 @@ impl Deploy {
                 State::Failed(why) if is_final(&why) => {
                     bail!("{name} is applied and cannot run: {why}")
                 }
-                state => ensure!(
-                    Instant::now() < deadline,
-                    "{name} is applied and not ready after {} s: {}; `hearth doctor` looks for what is wrong",
-                    self.wait,
-                    match state {
+                state => {
+                    let why = match state {
                         State::Failed(why) => why,
                         _ => "the operator has not looked at it".to_owned(),
-                    }
-                ),
+                    };
+                    waiting.say(&format!("{name}: {why}"));
+                    ensure!(
+                        Instant::now() < deadline,
+                        "{name} is applied and not ready after {} s: {why}; `hearth doctor` looks for what is wrong",
+                        self.wait
+                    );
+                }
             }
             tokio::time::sleep(LOOK).await;
         }

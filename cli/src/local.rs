@@ -19,6 +19,7 @@ use hearth_wasm_host::{
     Artifact, BundleKind, Engine, EngineSettings, Host, HostSettings, Placed, compile,
 };
 
+use crate::progress::Waiting;
 use crate::registry;
 
 /// The component that runs JavaScript, beside this program.
@@ -162,6 +163,7 @@ fn compiled(engine: &Engine, path: &Path, bytes: &[u8]) -> Result<compile::Compi
     if bytes.len() > 1 << 20 {
         eprintln!("compiling {} ({} MB) …", path.display(), bytes.len() >> 20);
     }
+    let _waiting = Waiting::new("compiling");
     compile::compile(engine, bytes).with_context(|| path.display().to_string())
 }
 

@@ -13,6 +13,7 @@ mod logs;
 mod manifest;
 mod new;
 mod output;
+mod progress;
 mod project;
 mod push;
 mod registry;

@@ -65,13 +65,8 @@ pub(crate) async fn pushed(
     is_plain: bool,
 ) -> Result<String> {
     registry::push(reference, artifact, is_plain, |blob, is_new| {
-        let what = if blob.title.is_empty() {
-            blob.media_type
-        } else {
-            blob.title
-        };
         let how = if is_new { "sent" } else { "there already" };
-        eprintln!("{what}: {} bytes, {how}", blob.bytes.len());
+        eprintln!("{}: {} bytes, {how}", blob.name(), blob.bytes.len());
     })
     .await
 }

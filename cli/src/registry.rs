@@ -11,14 +11,17 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
+use indicatif::ProgressBar;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::progress::{self, Shown};
 
 /// Most bytes of an answer that is read.
 const ANSWER_BYTES: usize = 4 << 20;
@@ -92,6 +95,17 @@ pub(crate) struct Blob {
     pub(crate) bytes: Bytes,
     /// What a client that pulls it calls the file; empty: nothing.
     pub(crate) title: &'static str,
+}
+
+impl Blob {
+    /// What a user calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        if self.title.is_empty() {
+            self.media_type
+        } else {
+            self.title
+        }
+    }
 }
 
 /// What is pushed.
@@ -266,8 +280,11 @@ impl<'a> Session<'a> {
         let location = location.context("the registry says not where to upload to")?;
         let separator = if location.contains('?') { '&' } else { '?' };
         let place = format!("{location}{separator}digest={name}");
+        let bar = progress::sending(blob.name(), blob.bytes.len() as u64);
         let body = Some(("application/octet-stream", blob.bytes.clone()));
-        let sent = self.send(Method::PUT, &place, body).await?;
+        let sent = self.send_shown(Method::PUT, &place, body, &bar).await;
+        bar.finish_and_clear();
+        let sent = sent?;
         ensure!(
             sent.status == StatusCode::CREATED,
             "the registry refuses a blob: {sent}"
@@ -275,12 +292,24 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// One request; where the registry asks who it is, once more with credentials.
+    /// [`Self::send_shown`] of what is small.
     async fn send(
         &mut self,
         method: Method,
         path: &str,
         body: Option<(&str, Bytes)>,
+    ) -> Result<Answer> {
+        self.send_shown(method, path, body, &ProgressBar::hidden())
+            .await
+    }
+
+    /// One request; where the registry asks who it is, once more with credentials. What is sent of its body is shown.
+    async fn send_shown(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Bytes)>,
+        bar: &ProgressBar,
     ) -> Result<Answer> {
         let url = match path.starts_with('/') {
             true => format!("{}{path}", self.base),
@@ -290,7 +319,7 @@ impl<'a> Session<'a> {
         let is_ours = url.starts_with(&format!("{}/", self.base));
         let authorization = self.authorization.clone().filter(|_| is_ours);
         let answer = self
-            .once(&method, &url, &body, authorization.as_deref())
+            .once(&method, &url, &body, authorization.as_deref(), bar)
             .await?;
         if answer.status != StatusCode::UNAUTHORIZED || !is_ours {
             return Ok(answer);
@@ -308,7 +337,7 @@ impl<'a> Session<'a> {
         let authorization = self.authorize(&challenge).await?;
         self.authorization = Some(authorization.clone());
         let answer = self
-            .once(&method, &url, &body, Some(&authorization))
+            .once(&method, &url, &body, Some(&authorization), bar)
             .await?;
         ensure!(
             answer.status != StatusCode::UNAUTHORIZED && answer.status != StatusCode::FORBIDDEN,
@@ -344,14 +373,16 @@ impl<'a> Session<'a> {
                     ("client_id", "hearth"),
                 ]);
                 let body = Some(("application/x-www-form-urlencoded", Bytes::from(form)));
-                self.once(&Method::POST, realm, &body, None).await?
+                self.once(&Method::POST, realm, &body, None, &ProgressBar::hidden())
+                    .await?
             }
             _ => {
                 let separator = if realm.contains('?') { '&' } else { '?' };
                 let query = form(&[("service", service), ("scope", &scope)]);
                 let basic = login.as_ref().map(Login::basic).transpose()?;
                 let url = format!("{realm}{separator}{query}");
-                self.once(&Method::GET, &url, &None, basic.as_deref())
+                let bar = ProgressBar::hidden();
+                self.once(&Method::GET, &url, &None, basic.as_deref(), &bar)
                     .await?
             }
         };
@@ -380,6 +411,7 @@ impl<'a> Session<'a> {
         url: &str,
         body: &Option<(&str, Bytes)>,
         authorization: Option<&str>,
+        bar: &ProgressBar,
     ) -> Result<Answer> {
         let uri: Uri = url.parse().with_context(|| format!("the address {url}"))?;
         let host = uri
@@ -404,7 +436,7 @@ impl<'a> Session<'a> {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::new(bytes))?;
+        let request = request.body(Shown::new(bytes, bar.clone()))?;
         let exchange = async {
             let address = (host.trim_start_matches('[').trim_end_matches(']'), port);
             let stream = TcpStream::connect(address).await?;
@@ -423,7 +455,7 @@ impl<'a> Session<'a> {
     }
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer>
+async fn exchange<S>(stream: S, request: Request<Shown>) -> Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use hearth_api::convert::{self, Bundle};
+use hearth_api::convert::{self, Bundle, MODULE_KEY};
 use hearth_contract::egress::EgressRule;
 use hearth_contract::function::Capabilities;
 use hearth_contract::{Function, FunctionKey, Limits};
@@ -20,13 +20,13 @@ use crate::{build, bundler, manifest};
 /// Answer HTTP calls with an agent, here and now.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  hearth serve hello.wasm\n  hearth serve agent.js\n  hearth serve agentfunction.yaml --bundle agent.wasm --egress http://localhost:9000"
+    after_help = "Examples:\n  hearth serve hello.wasm\n  hearth serve agent.js\n  hearth serve agentfunction.yaml --bundle agent.wasm\n  hearth serve agentfunction.yaml --egress http://localhost:9000"
 )]
 pub(crate) struct Serve {
-    /// A component (.wasm), a JavaScript module (.js or .mjs), or an AgentFunction manifest (.yaml), whose bundle --bundle
-    /// names.
+    /// A component (.wasm), a JavaScript module (.js or .mjs), or an AgentFunction manifest (.yaml): with its code in it, or with
+    /// --bundle.
     path: PathBuf,
-    /// The component or the module of the manifest's bundle: an image is not pulled here.
+    /// The component or the module in place of the manifest's bundle: an image is not pulled here.
     #[arg(long)]
     bundle: Option<PathBuf>,
     #[command(flatten)]
@@ -72,20 +72,19 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let started = Instant::now();
-        let (function, bundle) = self.function()?;
+        let (function, code) = self.function()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
             let loads = function.capabilities.loader.is_some();
             let environment = local::environment(self.here.javascript.as_deref())?;
-            let (local, module) = match is_javascript(&bundle) {
-                true => {
-                    let module = read_module(&bundle)?;
-                    (Local::javascript(&environment)?, Some(module))
+            let (local, module) = match code {
+                Code::Module(module) => (Local::javascript(&environment)?, Some(module)),
+                Code::Component(path) if loads => {
+                    (Local::component(&path)?.loading(&environment)?, None)
                 }
-                false if loads => (Local::component(&bundle)?.loading(&environment)?, None),
-                false => (Local::component(&bundle)?, None),
+                Code::Component(path) => (Local::component(&path)?, None),
             };
             if local.kind == BundleKind::Command {
                 let view = View::default();
@@ -116,35 +115,60 @@ impl Serve {
         })
     }
 
-    /// What to run, and the file that holds it.
-    fn function(&self) -> Result<(Function, PathBuf)> {
+    /// What to run, and its code.
+    fn function(&self) -> Result<(Function, Code)> {
         let is_manifest = self
             .path
             .extension()
             .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-        let (mut function, bundle) = if is_manifest {
+        let (mut function, code) = if is_manifest {
             self.manifest()?
         } else {
-            (plain(&self.path), self.path.clone())
+            (plain(&self.path), Code::read(&self.path)?)
         };
         self.here.grant(&mut function.capabilities);
-        Ok((function, bundle))
+        Ok((function, code))
     }
 
-    fn manifest(&self) -> Result<(Function, PathBuf)> {
+    fn manifest(&self) -> Result<(Function, Code)> {
         let path = self.path.display();
         let object = manifest::read(&self.path)?;
         let function = convert::function(&object, convert::replicas(&object.spec))
             .with_context(|| path.to_string())?;
-        match (&self.bundle, convert::bundle(&object.spec)?) {
-            (Some(bundle), Bundle::Image(_)) => Ok((function, bundle.clone())),
+        let code = match (&self.bundle, convert::bundle(&object.spec)?) {
+            (Some(bundle), _) => Code::read(bundle)?,
+            (None, Bundle::JavaScript(source)) => {
+                // Its positions are those of the module and not of the manifest, as on a cluster.
+                let module = Module::new(MODULE_KEY, source.as_bytes().to_vec());
+                Code::Module(module.map_err(anyhow::Error::msg)?)
+            }
             (None, Bundle::Image(image)) => bail!(
                 "{path} names the image {image}, which is not pulled here; give its component or module with --bundle FILE",
             ),
-            (_, Bundle::JavaScript(_) | Bundle::ConfigMap(_)) => bail!(
-                "{path} has its code in itself or in a ConfigMap, which runs on a cluster only: kubectl apply it there",
+            (None, Bundle::ConfigMap(key)) => bail!(
+                "{path} has its code in the ConfigMap {}, which is the cluster's; give the module with --bundle FILE",
+                key.name
             ),
-        }
+        };
+        Ok((function, code))
+    }
+}
+
+/// What runs.
+#[derive(Debug)]
+enum Code {
+    /// A file of WebAssembly.
+    Component(PathBuf),
+    /// JavaScript.
+    Module(Module),
+}
+
+impl Code {
+    fn read(path: &Path) -> Result<Self> {
+        Ok(match is_javascript(path) {
+            true => Self::Module(read_module(path)?),
+            false => Self::Component(path.to_owned()),
+        })
     }
 }
 
@@ -215,14 +239,40 @@ mod tests {
         );
         let error = serve(manifest, None).function().unwrap_err().to_string();
         assert!(error.contains("--bundle"), "{error}");
-        let (function, bundle) = serve(manifest, Some("hello.wasm")).function().unwrap();
-        assert_eq!(bundle, Path::new("hello.wasm"));
+        let (function, code) = serve(manifest, Some("hello.wasm")).function().unwrap();
+        assert!(matches!(code, Code::Component(path) if path == Path::new("hello.wasm")));
         assert_eq!(
             function.capabilities.env,
             [("GREETING".to_owned(), "Moin".to_owned())]
         );
         assert_eq!(function.capabilities.egress.len(), 1);
         assert_eq!(function.limits.deadline, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_manifest_may_hold_its_code() {
+        let example = |name: &str| {
+            let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+            format!("{examples}/{name}")
+        };
+        let manifest = example("code-runner/agentfunction.yaml");
+        let (function, code) = serve(&manifest, None).function().unwrap();
+        let agent = std::fs::read_to_string(example("code-runner/agent.js")).unwrap();
+        let Code::Module(module) = code else {
+            panic!("{code:?}");
+        };
+        // The manifest's copy is the file.
+        assert_eq!((module.name.as_str(), module.source), ("agent.js", agent));
+        assert!(function.capabilities.loader.is_some());
+        for name in ["events-js", "hello-js"] {
+            let held = serve(&example(&format!("{name}/agentfunction.yaml")), None);
+            let file = serve(&example(&format!("{name}/agent.js")), None);
+            let of = |serve: Serve| match serve.function().unwrap().1 {
+                Code::Module(module) => module.source,
+                Code::Component(path) => panic!("{}", path.display()),
+            };
+            assert_eq!(of(held), of(file), "{name}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hearth_cluster::tools::Keda;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 
-use crate::support::{Callers, contains, is_warm, mischief};
+use crate::support::{Callers, HELLO, contains, is_warm, mischief};
 
 /// The function of this group.
 const NAME: &str = "busy";
@@ -89,6 +89,48 @@ pub(crate) async fn load_raises_replicas_and_its_end_lowers_them_to_zero(cx: &Cx
     }
     callers.end().await?;
     is_scaled_to(cx, 0).await
+}
+
+pub(crate) async fn a_deployment_follows_the_calls_of_a_function(cx: &Cx) -> Result<()> {
+    const BESIDE: &str = "beside";
+    let address = autoscaled(cx, 1).await?;
+    cx.apply(&format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {BESIDE}}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: {BESIDE}}}}}
+  template:
+    metadata: {{labels: {{app: {BESIDE}}}}}
+    spec:
+      runtimeClassName: hearth
+      containers: [{{name: c, image: \"{HELLO}\"}}]
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: {BESIDE}}}
+spec:
+  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: {BESIDE}}}
+  minReplicas: 1
+  maxReplicas: 4
+  metrics:
+    - type: Object
+      object:
+        describedObject: {{apiVersion: hearth.dev/v1alpha1, kind: AgentFunction, name: {NAME}}}
+        metric: {{name: hearth_in_flight}}
+        target: {{type: AverageValue, averageValue: '2'}}
+"
+    ))?;
+    let callers = Callers::start(&address, CALLERS);
+    let wanted = (CALLERS / 2).to_string();
+    until("two pods beside the function", SCALED, || async {
+        let path = "-o=jsonpath={.spec.replicas}";
+        let replicas = cx.kubectl(&["get", "deployment", BESIDE, path])?;
+        Ok(Seen::when(replicas.trim() == wanted, (), replicas))
+    })
+    .await?;
+    callers.end().await
 }
 
 /// How long a number must stay once it is right: for twenty looks of the autoscaler, or as long as the environment says.

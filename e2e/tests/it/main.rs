@@ -163,6 +163,7 @@ fn main() -> ExitCode {
         pools::a_node_joins_is_drained_and_leaves_and_no_call_fails,
     ))
     .chain(cases!("hpa":
+        hpa::a_deployment_follows_the_calls_of_a_function,
         hpa::load_raises_replicas_and_its_end_lowers_them_to_zero,
         hpa::a_number_that_a_user_sets_stays,
         hpa::scaling_of_its_own_follows_calls,
