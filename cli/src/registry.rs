@@ -683,6 +683,7 @@ mod tests {
     use std::sync::Mutex;
 
     use http::Response;
+    use http_body_util::Full;
     use hyper::body::Incoming;
     use hyper::service::service_fn;
     use tokio::net::TcpListener;

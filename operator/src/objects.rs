@@ -376,21 +376,19 @@ mod tests {
         };
         let zone_of = |node: &str| (node != "far").then(|| "z".to_owned());
         let check = |service: Value, expected: [Value; 2]| {
-            let spec = json!({"bundle": {"image": "i"}, "service": service});
-            let mut function = AgentFunction::new("f", serde_json::from_value(spec).unwrap());
-            function.metadata.uid = Some("u".to_owned());
-            let made = slice(&function, 8080, &[pod("near"), pod("far")], zone_of);
+            let made_of = |service: &Value| {
+                let spec = json!({"bundle": {"image": "i"}, "service": service});
+                let mut function = AgentFunction::new("f", serde_json::from_value(spec).unwrap());
+                function.metadata.uid = Some("u".to_owned());
+                slice(&function, 8080, &[pod("near"), pod("far")], zone_of)
+            };
+            let made = made_of(&service);
             let hints = [0, 1].map(|at| made["endpoints"][at]["hints"].clone());
             assert_eq!(hints, expected, "{service}");
             // What it is compared with is read into types.
             let read: EndpointSlice = serde_json::from_value(made.clone()).unwrap();
             assert!(slice_says(&read, &made));
-            let plain = slice(
-                &AgentFunction::new("f", Default::default()),
-                8080,
-                &[pod("near"), pod("far")],
-                zone_of,
-            );
+            let plain = made_of(&json!({}));
             assert_eq!(
                 covers(&made["endpoints"], &plain["endpoints"]),
                 expected[0].is_null()
