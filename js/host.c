@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "clock.h"
-#include "digest.h"
 #include "press.h"
+#include "subtle.h"
 #include "url.h"
 
 // Bytes of one write to a log, which takes no more at once.
@@ -1156,20 +1156,6 @@ static JSValue js_random_number(JSContext *ctx, JSValueConst self, int argc, JSV
     return JS_NewFloat64(ctx, (double)((state[1] + two) >> 11) * 0x1p-53);
 }
 
-// digest(name, bytes): an ArrayBuffer.
-static JSValue js_digest(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
-{
-    size_t length;
-    const uint8_t *bytes = JS_GetUint8Array(ctx, &length, argv[1]);
-    const char *name = bytes ? JS_ToCString(ctx, argv[0]) : NULL;
-    if (!name)
-        return JS_EXCEPTION;
-    uint8_t out[DIGEST_MAX];
-    size_t out_length = digest(name, bytes, length, out);
-    JS_FreeCString(ctx, name);
-    return JS_NewArrayBufferCopy(ctx, out, out_length);
-}
-
 static JSValue js_environment(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)
 {
     javascript_list_tuple2_string_string_t pairs;
@@ -1207,13 +1193,15 @@ static JSValue js_handled(JSContext *ctx, JSValueConst self, int argc, JSValueCo
 }
 
 static const JSCFunctionListEntry FUNCTIONS[] = {
+    JS_CFUNC_DEF("agree", 2, subtle_agree),
     JS_CFUNC_DEF("answer", 1, js_answer),
     JS_CFUNC_DEF("bindings", 0, js_bindings),
     JS_CFUNC_DEF("changeUrl", 3, url_change),
+    JS_CFUNC_DEF("cipher", 7, subtle_cipher),
     JS_CFUNC_DEF("close", 1, js_close),
     JS_CFUNC_DEF("context", 0, js_context),
     JS_CFUNC_DEF("decode", 2, js_decode),
-    JS_CFUNC_DEF("digest", 2, js_digest),
+    JS_CFUNC_DEF("digest", 2, subtle_digest),
     JS_CFUNC_DEF("done", 0, js_done),
     JS_CFUNC_DEF("encode", 1, js_encode),
     JS_CFUNC_DEF("environment", 0, js_environment),
@@ -1224,26 +1212,38 @@ static const JSCFunctionListEntry FUNCTIONS[] = {
     JS_CFUNC_DEF("fieldValue", 1, js_field_value),
     JS_CFUNC_DEF("finish", 1, js_finish),
     JS_CFUNC_DEF("handled", 1, js_handled),
+    JS_CFUNC_DEF("hkdf", 5, subtle_hkdf),
+    JS_CFUNC_DEF("hmac", 3, subtle_hmac),
+    JS_CFUNC_DEF("keyKind", 1, subtle_key_kind),
+    JS_CFUNC_DEF("keyOf", 2, subtle_key_of),
+    JS_CFUNC_DEF("keyParts", 2, subtle_key_parts),
     JS_CFUNC_DEF("load", 6, js_load),
     JS_CFUNC_DEF("log", 2, js_log),
+    JS_CFUNC_DEF("makeKey", 3, subtle_make_key),
     JS_CFUNC_DEF("next", 1, js_next),
     JS_CFUNC_DEF("now", 0, js_now),
+    JS_CFUNC_DEF("oaep", 5, subtle_oaep),
     JS_CFUNC_DEF("parseForm", 1, url_parse_form),
     JS_CFUNC_DEF("parseUrl", 2, url_parse),
+    JS_CFUNC_DEF("pbkdf2", 5, subtle_pbkdf2),
     JS_CFUNC_DEF("press", 1, press_next),
     JS_CFUNC_DEF("pressing", 3, press_new),
     JS_CFUNC_DEF("random", 1, js_random),
     JS_CFUNC_DEF("randomNumber", 0, js_random_number),
     JS_CFUNC_DEF("read", 2, js_read),
+    JS_CFUNC_DEF("readKey", 2, subtle_read_key),
     JS_CFUNC_DEF("reply", 4, js_reply),
     JS_CFUNC_DEF("request", 0, js_request),
     JS_CFUNC_DEF("respond", 3, js_respond),
     JS_CFUNC_DEF("setContext", 1, js_set_context),
+    JS_CFUNC_DEF("sign", 5, subtle_sign),
     JS_CFUNC_DEF("timer", 1, js_timer),
+    JS_CFUNC_DEF("verify", 6, subtle_verify),
     JS_CFUNC_DEF("wait", 1, js_wait),
     JS_CFUNC_DEF("wasRefused", 0, js_was_refused),
     JS_CFUNC_DEF("write", 3, js_write),
     JS_CFUNC_DEF("writeForm", 1, url_write_form),
+    JS_CFUNC_DEF("writeKey", 2, subtle_write_key),
 };
 #define FUNCTION_COUNT ((int)(sizeof(FUNCTIONS) / sizeof(*FUNCTIONS)))
 
@@ -1255,6 +1255,7 @@ static int fill(JSContext *ctx, JSModuleDef *module)
 JSModuleDef *host_module(JSContext *ctx)
 {
     press_class(ctx);
+    subtle_class(ctx);
     JSModuleDef *module = JS_NewCModule(ctx, "hearth:host", fill);
     if (module)
         JS_AddModuleExportList(ctx, module, FUNCTIONS, FUNCTION_COUNT);

@@ -1,5 +1,5 @@
-//! The JavaScript environment (`js/`): QuickJS-ng, Ada, zlib and our C compiled with clang, run once up to the point where a user's code
-//! comes, and kept as it is then.
+//! The JavaScript environment (`js/`): QuickJS-ng, Ada, zlib, BoringSSL and our C compiled with clang, run once up to the point where a
+//! user's code comes, and kept as it is then.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ const CLANG: [&str; 8] = [
 ];
 /// What is ours and the engine's.
 const C: [&str; 3] = ["-std=gnu23", "-Wall", "-Wno-unused-function"];
-/// What [`URLS`] is written in. It throws nothing.
+/// What [`URLS`] and [`CRYPTO`] are written in. They throw nothing.
 const CXX: [&str; 3] = ["-std=c++20", "-fno-exceptions", "-fno-rtti"];
 const LINK: [&str; 4] = [
     "-mexec-model=reactor",
@@ -59,6 +59,54 @@ const PRESS_FILES: [&str; 8] = [
     "inftrees.c",
     "trees.c",
     "zutil.c",
+];
+
+/// The package of what `crypto.subtle` is made of, pinned there too, and the files of its folder `crypto` that are needed. There are
+/// no threads, no files and no processor whose instructions are known. Small is
+/// without tables that gain little.
+const CRYPTO: &str = "boring-sys";
+const CRYPTO_ARGUMENTS: [&str; 7] = [
+    "-fdata-sections",
+    "-DOPENSSL_NO_ASM",
+    "-DOPENSSL_NO_FILESYSTEM",
+    "-DOPENSSL_NO_POSIX_IO",
+    "-DOPENSSL_NO_SOCK",
+    "-DOPENSSL_NO_THREADS_CORRUPT_MEMORY_AND_LEAK_SECRETS_IF_THREADED",
+    "-DOPENSSL_SMALL",
+];
+const CRYPTO_FILES: [&str; 32] = [
+    "aes/aes.cc",
+    "bn/bn_asn1.cc",
+    "bn/convert.cc",
+    "bytestring/cbb.cc",
+    "bytestring/cbs.cc",
+    "curve25519/curve25519.cc",
+    "ec/ec_asn1.cc",
+    "ecdh/ecdh.cc",
+    "ecdsa/ecdsa_asn1.cc",
+    "engine/engine.cc",
+    "err/err.cc",
+    "evp/evp.cc",
+    "evp/evp_asn1.cc",
+    "evp/evp_ctx.cc",
+    "evp/p_ec.cc",
+    "evp/p_ed25519.cc",
+    "evp/p_rsa.cc",
+    "evp/p_x25519.cc",
+    "evp/pbkdf.cc",
+    "ex_data.cc",
+    "fipsmodule/bcm.cc",
+    "mem.cc",
+    "rand/fork_detect.cc",
+    "rand/forkunsafe.cc",
+    "rand/getentropy.cc",
+    "rand/rand.cc",
+    "refcount.cc",
+    "rsa/rsa_asn1.cc",
+    "rsa/rsa_crypt.cc",
+    "sha/sha512.cc",
+    "stack/stack.cc",
+    "thread_none.cc",
 ];
 
 /// What stands in a source, how often, and what it becomes.
@@ -274,9 +322,12 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
     inputs.extend(files(&js, "h")?);
     inputs.extend(c.iter().chain(&modules).cloned());
     build::cached(root, &inputs, |folder| {
-        let [engine, urls, press] = sources(&js, [ENGINE, URLS, PRESS])?;
+        let [engine, urls, press, crypto] = sources(&js, [ENGINE, URLS, PRESS, CRYPTO])?;
         let (engine, urls) = (engine.join("quickjs"), urls.join("deps"));
         let press = press.join("src/zlib");
+        let crypto = crypto.join("deps/boringssl");
+        let crypto_file = folder.join("crypto.o");
+        std::fs::write(&crypto_file, crypto_object(root, &crypto)?)?;
         for (name, changes) in CHANGED_FILES {
             let source = std::fs::read_to_string(engine.join(name))?;
             std::fs::write(folder.join(name), changed(&source, changes)?)?;
@@ -297,7 +348,7 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
         for include in [folder, &js] {
             clang.arg("-I").arg(include);
         }
-        for include in [&engine, &urls, &press] {
+        for include in [&engine, &urls, &press, &crypto.join("include")] {
             clang.arg("-isystem").arg(include);
         }
         clang
@@ -307,13 +358,36 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
             .args(PRESS_FILES.map(|name| press.join(name)))
             .arg(folder.join(format!("{WORLD}.c")))
             .arg(folder.join(format!("{WORLD}_component_type.o")))
-            .arg(urls_object)
+            .args([urls_object, crypto_file])
             .args(LINK)
             .arg(format!("-Wl,--export={PROBLEM}"))
             .arg("-o")
             .arg(&module);
         build::run(clang)?;
         build::componentize(&snapshot(&std::fs::read(&module)?)?)
+    })
+}
+
+/// BoringSSL as one object, from the source in `folder`, built unless that was done before: only a new version of the package changes
+/// it. Its files are compiled as one, which takes a fraction of the time.
+fn crypto_object(root: &Path, folder: &Path) -> Result<Vec<u8>> {
+    let inputs = [
+        root.join("js/source/Cargo.lock"),
+        root.join("crates/test-guests/src/environment.rs"),
+    ];
+    build::cached(root, &inputs, |work| {
+        let source = work.join("crypto.cc");
+        let includes = CRYPTO_FILES.map(|name| format!("#include \"crypto/{name}\"\n"));
+        std::fs::write(&source, includes.concat())?;
+        let object = work.join("crypto.o");
+        let mut clang = Command::new("clang++-19");
+        clang.args(CLANG).args(CXX).args(CRYPTO_ARGUMENTS).arg("-c");
+        for include in [folder, &folder.join("include")] {
+            clang.arg("-I").arg(include);
+        }
+        clang.arg(source).arg("-o").arg(&object);
+        build::run(clang)?;
+        Ok(std::fs::read(object)?)
     })
 }
 
