@@ -288,7 +288,8 @@ async fn what_workers_have_and_agents_have_not() {
          const missing = names.filter((name) => typeof globalThis[name] === 'undefined');
          const refused = await fetch('data:,x').then(() => 'none', (error) => error.name);
          ctx.passThroughOnException();
-         const told = [missing.join(), 'cf' in request, 'props' in ctx, 'exports' in ctx, refused, (1234.5).toLocaleString()];
+         const told = [missing.join(), 'cf' in request, 'props' in ctx, 'exports' in ctx, refused, (1234.5).toLocaleString(),
+           'DigestStream' in crypto, 'timingSafeEqual' in crypto.subtle];
          if (new URL(request.url).pathname === '/throw') throw new Error('seen');
          return new Response(JSON.stringify(told), { headers: { 'content-encoding': 'br' } });",
     );
@@ -300,7 +301,7 @@ async fn what_workers_have_and_agents_have_not() {
     let body = rest(answer.into_body()).await.unwrap().to_bytes();
     assert_eq!(
         body,
-        r#"["caches,HTMLRewriter,WebSocket,WebSocketPair,WebAssembly,Intl,addEventListener",false,false,false,"TypeError","1234.5"]"#
+        r#"["caches,HTMLRewriter,WebSocket,WebSocketPair,WebAssembly,Intl,addEventListener",false,false,false,"TypeError","1234.5",false,false]"#
     );
     let thrown = get(address, "/throw").await;
     assert_eq!(

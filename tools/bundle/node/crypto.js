@@ -39,7 +39,7 @@ export function timingSafeEqual(left, right) {
 
 function absent(name) {
   return () => {
-    throw new Error(`node:crypto has no ${name} here; crypto.subtle has digests and HMAC`);
+    throw new Error(`node:crypto has no ${name} here; crypto.subtle has digests, HMAC, ciphers and signatures`);
   };
 }
 export const createHash = absent("createHash");
