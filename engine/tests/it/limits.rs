@@ -110,7 +110,7 @@ async fn spinning_guests_leave_their_neighbours_the_cores() {
         .place(
             Guest::Mischief,
             function("bad", |function| {
-                function.limits.deadline = Duration::from_secs(3);
+                function.limits.deadline = Duration::from_secs(10);
             }),
         )
         .await;
