@@ -239,6 +239,13 @@ impl Plans {
         Some(group.clone())
     }
 
+    /// Whether a function's callers are answered by the pods of a group.
+    pub(crate) fn serves(&self, group: &GroupKey) -> bool {
+        let plans = self.lock();
+        let mut served = plans.values().filter_map(serving);
+        served.any(|(of, _)| of == group)
+    }
+
     /// Warm instances wanted of a function, once it was planned, and what that was found from where something scales.
     pub(crate) fn wanted(&self, uid: &str) -> Option<(u32, Option<Arc<Found>>)> {
         let plans = self.lock();
@@ -708,9 +715,13 @@ fn leave(world: &World, plans: &mut HashMap<String, Planned>) -> (Kept, BTreeSet
             continue;
         };
         let hosts = world.fleet.hosts_of(uid);
-        let answers = |host: &&Host| host.report.as_ref().is_some_and(|report| report.answers);
-        let is_there = |host: &Host| host.pod.group == made_from.group;
-        if before.answered.is_none() && hosts.iter().filter(answers).any(is_there) {
+        // Of those only that can be endpoints: a pod may answer before its address is known.
+        let answers = |host: &Host| {
+            host.pod.group == made_from.group
+                && host.report.as_ref().is_some_and(|report| report.answers)
+                && (!host.pod.address.is_empty() || world.address(&host.pod).is_some())
+        };
+        if before.answered.is_none() && hosts.iter().any(answers) {
             before.answered = Some(Instant::now());
             touched.insert(uid.clone());
         }

@@ -182,12 +182,15 @@ fn seen(
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     let fleet = &context.world.fleet;
     let answers = fleet.answered_by(&pod.uid().unwrap_or_default());
+    let is_asked = objects::group_of(pod)
+        .is_some_and(|group| !used.contains(&group) && context.world.plans.serves(&group));
     There {
         name: pod.name_any(),
         is_current: template.is_some_and(|wanted| objects::is_current(pod, wanted)),
         is_ended: matches!(phase, Some("Failed" | "Succeeded")),
         is_stuck: objects::is_unschedulable(pod),
         stays: stays(pod, pool, used, known),
+        is_asked,
         is_unknown: answers.is_none() && objects::is_ready(pod) && !fleet.is_settled(),
         answers,
         slot,

@@ -28,6 +28,8 @@ pub(crate) struct There {
     pub(crate) stays: bool,
     /// It runs, and had no time yet to connect to this operator.
     pub(crate) is_unknown: bool,
+    /// No pod of its group is wanted any more, and callers of a function are still sent to that group.
+    pub(crate) is_asked: bool,
     /// Functions whose callers it answers; nothing while it is not connected.
     pub(crate) answers: Option<BTreeSet<String>>,
 }
@@ -65,6 +67,8 @@ pub(crate) fn steps<'a>(slots: impl IntoIterator<Item = &'a Slot>, there: &[Ther
         .collect();
     for pod in unwanted {
         let goes = match (&pod.slot, &pod.answers) {
+            // Others may answer already: callers come here until the plan and the endpoints say so too.
+            (Some(_), Some(_)) if pod.is_asked => false,
             (Some(_), Some(answers)) => answers.iter().all(|function| answered.contains(function)),
             (Some(_), None) => !pod.is_unknown,
             (None, _) => true,
@@ -123,6 +127,7 @@ mod tests {
             is_stuck: false,
             stays: false,
             is_unknown: false,
+            is_asked: false,
             answers: answers.map(|all| all.iter().map(|one| (*one).to_owned()).collect()),
         }
     }
@@ -237,6 +242,11 @@ mod tests {
             ..silent
         };
         check(&[&new[..], &[unknown]].concat(), &[], &[], true);
+        let asked = There {
+            is_asked: true,
+            ..lost.clone()
+        };
+        check(&[&both()[..], &[asked]].concat(), &[], &[], true);
         let stays = There {
             stays: true,
             ..lost.clone()

@@ -254,6 +254,12 @@ impl World {
         }
     }
 
+    /// The address of a pod, once the API server knows it.
+    pub(crate) fn address(&self, pod: &PodInfo) -> Option<String> {
+        let key = ObjectRef::new(&pod.name).within(&pod.group.namespace);
+        self.stores.pods.get(&key)?.status.as_ref()?.pod_ip.clone()
+    }
+
     /// What pods say of a function, with the addresses that the API server knows: a shim may connect before kubelet has
     /// written its pod's address. Of pods that are being ended nothing: they answer until all nodes know that, and no longer.
     pub(crate) fn hosts(&self, function: &str) -> Vec<Host> {

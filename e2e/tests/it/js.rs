@@ -74,7 +74,7 @@ pub(crate) async fn an_answer_comes_while_it_is_written(cx: &Cx) -> Result<()> {
     );
     drop((body, connection));
     let all = call::get(&address, "/?pause=0").await?.body;
-    ensure!(all.matches("event: word\n").count() == 8, "{all}");
+    ensure!(all.matches("event: word\n").count() == 9, "{all}");
     ensure!(all.ends_with("event: end\ndata: {}\n\n"), "{all}");
     Ok(())
 }
