@@ -344,7 +344,7 @@ static uint8_t *utf8_of(JSContext *ctx, JSValueConst value, size_t *length)
     return bytes;
 }
 
-static void *give_back(JSRuntime *runtime, void *opaque, void *bytes, size_t length)
+void *host_give_back(JSRuntime *runtime, void *opaque, void *bytes, size_t length)
 {
     if (length > 0)
         return realloc(bytes, length);
@@ -355,7 +355,7 @@ static void *give_back(JSRuntime *runtime, void *opaque, void *bytes, size_t len
 // An array over bytes of malloc's, which it frees.
 static JSValue array(JSContext *ctx, uint8_t *bytes, size_t length)
 {
-    return JS_NewUint8Array(ctx, bytes, length, give_back, NULL, false);
+    return JS_NewUint8Array(ctx, bytes, length, host_give_back, NULL, false);
 }
 
 static JSValue js_encode(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)

@@ -31,6 +31,9 @@ void host_end(JSContext *ctx);
 // threw.
 bool host_string(JSContext *ctx, JSValueConst value, javascript_string_t *to);
 
+// For arrays over bytes of malloc's: resizes those, and frees them where the length is 0.
+void *host_give_back(JSRuntime *runtime, void *opaque, void *bytes, size_t length);
+
 // Appends to an array that is being made.
 void host_push(JSContext *ctx, JSValue list, uint32_t *length, JSValue value);
 

@@ -92,14 +92,6 @@ JSValue press_feed(JSContext *ctx, JSValueConst self, int argc, JSValueConst *ar
     return JS_UNDEFINED;
 }
 
-static void *give_back(JSRuntime *runtime, void *opaque, void *bytes, size_t length)
-{
-    if (length > 0)
-        return realloc(bytes, length);
-    free(bytes);
-    return NULL;
-}
-
 // Whether what is read may be something else than another member.
 static bool is_perhaps_none(struct pressing *pressing)
 {
@@ -162,7 +154,7 @@ JSValue press_next(JSContext *ctx, JSValueConst self, int argc, JSValueConst *ar
     size_t length = PIECE - z->avail_out;
     if (length > 0 && !is_wrong) {
         uint8_t *smaller = realloc(piece, length);
-        return JS_NewUint8Array(ctx, smaller ? smaller : piece, length, give_back, NULL, false);
+        return JS_NewUint8Array(ctx, smaller ? smaller : piece, length, host_give_back, NULL, false);
     }
     free(piece);
     if (result == Z_MEM_ERROR)

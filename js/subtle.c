@@ -75,19 +75,11 @@ static JSValue copied(JSContext *ctx, const uint8_t *bytes, size_t length)
     return JS_NewArrayBufferCopy(ctx, bytes, length);
 }
 
-static void *give_back(JSRuntime *runtime, void *opaque, void *bytes, size_t length)
-{
-    if (length > 0)
-        return realloc(bytes, length);
-    free(bytes);
-    return NULL;
-}
-
 // The ArrayBuffer over the first of some bytes of malloc's.
 static JSValue given(JSContext *ctx, uint8_t *bytes, size_t length)
 {
     uint8_t *smaller = realloc(bytes, length + 1);
-    return JS_NewArrayBuffer(ctx, smaller ? smaller : bytes, length, 0, give_back, NULL, false);
+    return JS_NewArrayBuffer(ctx, smaller ? smaller : bytes, length, 0, host_give_back, NULL, false);
 }
 
 // What the library seeds its generator with, and mixes into all that it takes of that. In place of wasi-libc's, which imports
