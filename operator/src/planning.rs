@@ -239,13 +239,6 @@ impl Plans {
         Some(group.clone())
     }
 
-    /// Whether a function's callers are answered by the pods of a group.
-    pub(crate) fn serves(&self, group: &GroupKey) -> bool {
-        let plans = self.lock();
-        let mut served = plans.values().filter_map(serving);
-        served.any(|(of, _)| of == group)
-    }
-
     /// Warm instances wanted of a function, once it was planned, and what that was found from where something scales.
     pub(crate) fn wanted(&self, uid: &str) -> Option<(u32, Option<Arc<Found>>)> {
         let plans = self.lock();
@@ -982,6 +975,21 @@ mod tests {
         assert_eq!(world.plans.port("uid-a"), Some(Some(20000)));
         let told = told(&mut pod);
         assert!(!told.contains_key("a") && told["b"].1 != 20000);
+    }
+
+    #[test]
+    fn callers_are_sent_to_no_pod_for_a_function_that_is_deleted() {
+        let group = fake::pod("one").group;
+        let [there, mut leaving] = ["a", "a"].map(|name| fake::function(name, json!({})));
+        leaving["metadata"]["deletionTimestamp"] = "2026-03-02T08:00:00Z".into();
+        for (function, expected) in [(there, true), (leaving, false)] {
+            let world = fake::world(&[function], &[], &[]);
+            round(&world, now());
+            assert_eq!(world.is_asked(&group), expected);
+            let mut other = group.clone();
+            other.pool = "other".to_owned();
+            assert!(!world.is_asked(&other));
+        }
     }
 
     fn pool(memory: &str) -> Value {

@@ -183,7 +183,7 @@ fn seen(
     let fleet = &context.world.fleet;
     let answers = fleet.answered_by(&pod.uid().unwrap_or_default());
     let is_asked = objects::group_of(pod)
-        .is_some_and(|group| !used.contains(&group) && context.world.plans.serves(&group));
+        .is_some_and(|group| !used.contains(&group) && context.world.is_asked(&group));
     There {
         name: pod.name_any(),
         is_current: template.is_some_and(|wanted| objects::is_current(pod, wanted)),

@@ -254,6 +254,19 @@ impl World {
         }
     }
 
+    /// Whether callers of a function are sent to the pods of a group. Those of one that is deleted are not, whatever was planned
+    /// of it.
+    pub(crate) fn is_asked(&self, group: &GroupKey) -> bool {
+        self.stores.functions.state().iter().any(|function| {
+            function.metadata.deletion_timestamp.is_none()
+                && function.metadata.namespace.as_ref() == Some(&group.namespace)
+                && function.metadata.uid.as_ref().is_some_and(|uid| {
+                    let serving = self.plans.serving(uid);
+                    serving.is_some_and(|serving| serving == *group)
+                })
+        })
+    }
+
     /// The address of a pod, once the API server knows it.
     pub(crate) fn address(&self, pod: &PodInfo) -> Option<String> {
         let key = ObjectRef::new(&pod.name).within(&pod.group.namespace);
