@@ -429,9 +429,13 @@ impl HostedFunction {
         lanes::turn(self.number(), started).await;
     }
 
-    /// What threads tell functions apart by. All code of a loader has one share.
+    /// What threads tell functions apart by. A function and all code that it loads have one share: they do not wait for each
+    /// other, and none of them leaves the thread because the other is called there.
     fn number(&self) -> usize {
-        Arc::as_ptr(&self.meters).addr()
+        match &self.loader {
+            Some(loader) => loader.number(),
+            None => Arc::as_ptr(&self.meters).addr(),
+        }
     }
 
     /// Makes an instance here, or in the slow lane when its start-up code computes. `permit` is kept while it is here.

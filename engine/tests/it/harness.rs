@@ -403,6 +403,24 @@ impl Engine {
         kilobytes << 10
     }
 
+    /// Processor time, in the kernel's ticks, that threads took whose names begin so.
+    pub(crate) fn ticks(&self, name: &str) -> u64 {
+        let process = self.child.id().unwrap();
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        let stat = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat"));
+        // One may have ended meanwhile.
+        let all = threads.filter_map(|thread| stat(thread.unwrap()).ok());
+        let ticks = all.filter_map(|stat| {
+            let (before, after) = stat.rsplit_once(')').unwrap();
+            let (_, this) = before.split_once('(').unwrap();
+            // proc_pid_stat(5): utime and stime are the 12th and 13th after the name.
+            let times = after.split_whitespace().skip(11).take(2);
+            this.starts_with(name)
+                .then(|| times.map(|time| time.parse::<u64>().unwrap()).sum::<u64>())
+        });
+        ticks.sum()
+    }
+
     /// Ends the engine by closing its control socket, and returns everything it logged for its guests.
     pub(crate) async fn end(mut self) -> String {
         drop(self.control);
