@@ -268,3 +268,131 @@ fn is_ready(pod: &Pod) -> bool {
         .flatten()
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::Value;
+
+    use super::*;
+
+    const CLUSTER: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+    /// A cluster whose API server knows these paths and no others: lists are empty there, and objects absent.
+    fn cluster(objects: &[(&str, Value)]) -> Cluster {
+        let objects: BTreeMap<String, Value> = objects
+            .iter()
+            .map(|(path, object)| ((*path).to_owned(), object.clone()))
+            .collect();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let path = request.uri().path();
+            let is_named = [CLUSTER, "/apis/node.k8s.io/v1/runtimeclasses"]
+                .iter()
+                .any(|kind| path.starts_with(kind));
+            let answer = match objects.get(path) {
+                Some(object) => Response::new(object.clone()),
+                None if is_named => {
+                    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                        "message": "not found", "reason": "NotFound", "code": 404});
+                    let mut response = Response::new(status);
+                    *response.status_mut() = http::StatusCode::NOT_FOUND;
+                    response
+                }
+                None => Response::new(json!({"metadata": {}, "items": []})),
+            };
+            let answer = answer.map(|object| Body::from(object.to_string().into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        Cluster {
+            client: Client::new(service, "agents"),
+            namespace: "agents".to_owned(),
+        }
+    }
+
+    fn version() -> (&'static str, Value) {
+        let version = json!({"major": "1", "minor": "37", "gitVersion": "v1.37.0", "gitCommit": "", "gitTreeState": "",
+            "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
+        ("/version", version)
+    }
+
+    /// What is wrong, and what to do about it.
+    async fn wrong(objects: &[(&str, Value)]) -> Vec<String> {
+        let mut findings = Findings::default();
+        look(&cluster(objects), &mut findings).await.unwrap();
+        let line = |finding: Finding| Some(format!("{}: {}", finding.what, finding.problem?));
+        findings.all.into_iter().filter_map(line).collect()
+    }
+
+    fn node(name: &str, version: &str) -> Value {
+        json!({"metadata": {"name": name, "labels": {NODE_READY_LABEL: "true"}, "annotations": {VERSION: version}}})
+    }
+
+    #[tokio::test]
+    async fn a_cluster_without_hearth_lacks_each_part_and_is_told_how_to_get_it() {
+        let wrong = wrong(&[version()]).await;
+        let parts = [
+            ("agentfunctions.hearth.dev", "helm install"),
+            ("agentpools.hearth.dev", "helm install"),
+            ("the RuntimeClass hearth", "helm upgrade"),
+            ("the operator is installed", "helm install"),
+            ("a node can run agents", "DaemonSet"),
+        ];
+        assert_eq!(wrong.len(), parts.len(), "{wrong:#?}");
+        for ((what, remedy), line) in parts.iter().zip(&wrong) {
+            assert!(line.starts_with(what) && line.contains(remedy), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_there_and_does_not_work_is_named() {
+        let definition = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {"group": "hearth.dev", "scope": "Namespaced",
+                "names": {"kind": "A", "plural": "a"}, "versions": []}})
+        };
+        let paths = DEFINITIONS.map(|name| format!("{CLUSTER}/{name}"));
+        let functions = json!({"metadata": {}, "items": [
+            {"metadata": {"name": "well"}, "spec": {"bundle": {"image": "a"}}, "status": {"conditions": [
+                {"type": "Ready", "status": "True", "reason": "Serving", "message": "", "lastTransitionTime": "2026-03-02T08:00:00Z"}]}},
+            {"metadata": {"name": "ill"}, "spec": {"bundle": {"image": "a"}}, "status": {"conditions": [
+                {"type": "Ready", "status": "False", "reason": "PullFailed", "message": "no such image", "lastTransitionTime": "2026-03-02T08:00:00Z"}]}},
+            {"metadata": {"name": "new"}, "spec": {"bundle": {"image": "a"}}},
+        ]});
+        let deployments = json!({"metadata": {}, "items": [
+            {"metadata": {"name": "hearth-operator", "namespace": "hearth-system"}, "status": {"readyReplicas": 0}},
+        ]});
+        let ours = env!("CARGO_PKG_VERSION");
+        let nodes = json!({"metadata": {}, "items": [node("same", ours), node("older", "0.0.9"), {"metadata": {"name": "without"}}]});
+        let pods = json!({"metadata": {}, "items": [
+            {"metadata": {"name": "pool-a"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}},
+            {"metadata": {"name": "pool-b"}, "status": {"conditions": [{"type": "Ready", "status": "False"}]}},
+        ]});
+        let runtime = json!({"metadata": {"name": "hearth"}, "handler": "hearth"});
+        let wrong = wrong(&[
+            version(),
+            (paths[0].as_str(), definition(DEFINITIONS[0])),
+            (paths[1].as_str(), definition(DEFINITIONS[1])),
+            ("/apis/node.k8s.io/v1/runtimeclasses/hearth", runtime),
+            ("/apis/apps/v1/deployments", deployments),
+            ("/api/v1/nodes", nodes),
+            (
+                "/apis/hearth.dev/v1alpha1/namespaces/agents/agentfunctions",
+                functions,
+            ),
+            ("/api/v1/namespaces/agents/pods", pods),
+        ])
+        .await;
+        let expected = [
+            "Deployment hearth-operator: none of its pods is ready: kubectl --namespace hearth-system logs deployment/hearth-operator".to_owned(),
+            format!("node older has Hearth 0.0.9: this program is of {ours}: upgrade the one or the other"),
+            "AgentFunction ill: PullFailed, no such image".to_owned(),
+            "AgentFunction new: the operator has not looked at it: is it running?".to_owned(),
+            "pool pod pool-b: it is not ready: kubectl describe pod tells why".to_owned(),
+        ];
+        assert_eq!(wrong, expected);
+    }
+}

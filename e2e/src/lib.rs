@@ -4,6 +4,7 @@ pub mod call;
 pub mod cx;
 pub mod figure;
 pub mod load;
+pub mod process;
 pub mod served;
 pub mod wait;
 pub mod workerd;

@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use hearth_cluster::Cluster;
 
+use crate::process::Process;
 use crate::wait::{Seen, until};
 
 /// How long it may take to say where it answers, or why it does not.
@@ -24,18 +25,6 @@ pub struct Served {
     _stderr: BufReader<ChildStderr>,
 }
 
-/// Ends with its value, also when a case fails.
-#[derive(Debug)]
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself, which is what is asked.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 impl Served {
     /// Runs `hearth serve` with `words` on a free port, and waits until it listens.
     ///
@@ -43,11 +32,7 @@ impl Served {
     /// When it ends instead, with what it said.
     pub async fn start(cluster: &Cluster, words: &[&OsStr]) -> Result<Self> {
         let mut process = spawn(cluster, words)?;
-        let stderr = process
-            .0
-            .stderr
-            .take()
-            .context("standard error is a pipe")?;
+        let stderr = process.stderr.take().context("standard error is a pipe")?;
         let reading = tokio::task::spawn_blocking(move || listens(BufReader::new(stderr)));
         // Past the deadline the process is dropped, which ends the reading too.
         let (address, stderr) = tokio::time::timeout(PATIENCE, reading)
@@ -67,13 +52,9 @@ impl Served {
 /// When it takes them.
 pub async fn refused(cluster: &Cluster, words: &[&OsStr]) -> Result<String> {
     let mut process = spawn(cluster, words)?;
-    let mut stderr = process
-        .0
-        .stderr
-        .take()
-        .context("standard error is a pipe")?;
+    let mut stderr = process.stderr.take().context("standard error is a pipe")?;
     let status = until("hearth serve to refuse", PATIENCE, || {
-        let ended = process.0.try_wait();
+        let ended = process.try_wait();
         async move { Ok(ended?.map_or_else(|| Seen::NotYet("it runs".to_owned()), Seen::Yes)) }
     })
     .await?;
@@ -93,7 +74,7 @@ fn spawn(cluster: &Cluster, words: &[&OsStr]) -> Result<Process> {
         .stderr(Stdio::piped())
         .spawn();
     let child = child.with_context(|| format!("start {}", program.display()))?;
-    Ok(Process(child))
+    Ok(child.into())
 }
 
 /// Reads up to the line that says where it listens.

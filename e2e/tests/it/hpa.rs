@@ -26,25 +26,31 @@ async fn autoscaled(cx: &Cx, least: u32) -> Result<String> {
     let image = mischief(cx)?;
     let spec = "  replicas: 1\n  limits: {deadlineMilliseconds: 2000}";
     cx.ready_function(NAME, &image, spec).await?;
-    cx.apply(&format!(
+    let function = format!("apiVersion: hearth.dev/v1alpha1, kind: AgentFunction, name: {NAME}");
+    // What is no longer needed goes at once.
+    let behavior = "  behavior: {scaleDown: {stabilizationWindowSeconds: 0}}\n";
+    cx.apply(&(autoscaler(NAME, &function, 1, least, 8) + behavior))?;
+    cx.route(NAME).await
+}
+
+/// An autoscaler of `target` that wants one replica for each `calls` that run in the function.
+fn autoscaler(name: &str, target: &str, calls: u32, least: u32, most: u32) -> String {
+    format!(
         "apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
-metadata: {{name: {NAME}}}
+metadata: {{name: {name}}}
 spec:
-  scaleTargetRef: {{apiVersion: hearth.dev/v1alpha1, kind: AgentFunction, name: {NAME}}}
+  scaleTargetRef: {{{target}}}
   minReplicas: {least}
-  maxReplicas: 8
+  maxReplicas: {most}
   metrics:
     - type: Object
       object:
         describedObject: {{apiVersion: hearth.dev/v1alpha1, kind: AgentFunction, name: {NAME}}}
         metric: {{name: hearth_in_flight}}
-        target: {{type: AverageValue, averageValue: '1'}}
-  behavior:
-    scaleDown: {{stabilizationWindowSeconds: 0}}
+        target: {{type: AverageValue, averageValue: '{calls}'}}
 "
-    ))?;
-    cx.route(NAME).await
+    )
 }
 
 async fn replicas(cx: &Cx) -> Result<i32> {
@@ -106,22 +112,10 @@ spec:
     spec:
       runtimeClassName: hearth
       containers: [{{name: c, image: \"{HELLO}\"}}]
----
-apiVersion: autoscaling/v2
-kind: HorizontalPodAutoscaler
-metadata: {{name: {BESIDE}}}
-spec:
-  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: {BESIDE}}}
-  minReplicas: 1
-  maxReplicas: 4
-  metrics:
-    - type: Object
-      object:
-        describedObject: {{apiVersion: hearth.dev/v1alpha1, kind: AgentFunction, name: {NAME}}}
-        metric: {{name: hearth_in_flight}}
-        target: {{type: AverageValue, averageValue: '2'}}
 "
     ))?;
+    let deployment = format!("apiVersion: apps/v1, kind: Deployment, name: {BESIDE}");
+    cx.apply(&autoscaler(BESIDE, &deployment, 2, 1, 4))?;
     let callers = Callers::start(&address, CALLERS);
     let wanted = (CALLERS / 2).to_string();
     until("two pods beside the function", SCALED, || async {

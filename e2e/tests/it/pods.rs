@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use hearth_cluster::pods::Traces;
 use hearth_e2e::load::Steady;
+use hearth_e2e::process::Process;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE, call};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
@@ -559,15 +560,13 @@ pub(crate) async fn controllers_of_every_kind_make_pods_of_bundles(cx: &Cx) -> R
 
 /// `kubectl logs --follow`, and what it said.
 struct Followed {
-    process: std::process::Child,
+    /// It follows until it is ended.
+    _process: Process,
     said: std::path::PathBuf,
 }
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        // It follows until it is ended, also when a case fails.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
         let _ = std::fs::remove_file(&self.said);
     }
 }
@@ -581,7 +580,10 @@ impl Followed {
             .args(["--namespace", &cx.namespace, "logs", "--follow", pod])
             .stdout(std::fs::File::create(&said)?)
             .spawn()?;
-        Ok(Self { process, said })
+        Ok(Self {
+            _process: process.into(),
+            said,
+        })
     }
 
     fn lines(&self, line: &str) -> Result<usize> {

@@ -2,7 +2,7 @@
 //! all its processes.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hearth_e2e::figure::{Aim, Figure, quantile};
+use hearth_e2e::process::Process;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::{Cx, SETTLE};
 use k8s_openapi::jiff::Timestamp;
@@ -99,16 +100,9 @@ async fn container(cx: &Cx, name: &str) -> Result<String> {
 
 /// What shims say, as containerd passes it on: each event with the time at which its shim made it.
 struct Events {
-    containerd: Child,
+    /// It only listens.
+    _containerd: Process,
     lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        // It only listens. One that ended is none to stop.
-        let _ = self.containerd.kill();
-        let _ = self.containerd.wait();
-    }
 }
 
 impl Events {
@@ -124,7 +118,10 @@ impl Events {
                 lines.push(line);
             }
         });
-        Ok(Self { containerd, lines })
+        Ok(Self {
+            _containerd: containerd.into(),
+            lines,
+        })
     }
 
     /// Milliseconds between the events that a container's task is created and that it is started: what the Task API's `start`

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,6 +11,7 @@ use hearth_cluster::Layout;
 use hearth_contract::Function;
 use hearth_e2e::call;
 use hearth_e2e::figure::{Aim, Figure, quantile};
+use hearth_e2e::process::Process;
 use hearth_e2e::wait::{Seen, until};
 use hearth_e2e::workerd::Workerd;
 
@@ -36,17 +37,6 @@ const SAVES: usize = 20;
 /// Longer than a start takes.
 const START: Duration = Duration::from_secs(30);
 
-/// A process that ends with its value.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// How long the loop of each agent takes: question, retrieval, LLM, order API, LLM, answer, with servers that answer at once.
 pub(super) async fn loops(
     engine: &mut Engine,
@@ -55,7 +45,7 @@ pub(super) async fn loops(
     programs: &Path,
 ) -> Result<Vec<Figure>> {
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let _servers = Process(
+    let _servers = Process::from(
         Command::new(programs.join("hearth-example-server"))
             .env("LISTEN", &address)
             .stdin(Stdio::null())
@@ -153,13 +143,13 @@ pub(super) async fn reload(layout: &Layout, programs: &Path) -> Result<Vec<Figur
     ensure!(made?.success(), "hearth new failed");
     let mut dev = hearth(layout, programs);
     dev.args(["dev", "--port", "0"]).current_dir(&folder);
-    let mut dev = Process(
+    let mut dev = Process::from(
         dev.stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .context("start hearth dev")?,
     );
-    let said = dev.0.stderr.take().context("standard error is a pipe")?;
+    let said = dev.stderr.take().context("standard error is a pipe")?;
     let (told, address) = tokio::sync::oneshot::channel();
     // It reads to the end: who writes to a full pipe stands still.
     std::thread::spawn(move || {
