@@ -44,7 +44,7 @@ const CALLED: Duration = Duration::from_secs(30);
 /// Numbers of a status wait for five seconds.
 const QUIET: Duration = Duration::from_secs(6);
 /// Nothing takes longer.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 struct Size {
     nodes: usize,
