@@ -281,7 +281,8 @@ mod tests {
 
     use super::*;
 
-    const CLUSTER: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    /// Where definitions of kinds are.
+    const DEFINED: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
     /// A cluster whose API server knows these paths and no others: lists are empty there, and objects absent.
     fn cluster(objects: &[(&str, Value)]) -> Cluster {
@@ -291,7 +292,7 @@ mod tests {
             .collect();
         let service = tower::service_fn(move |request: Request<Body>| {
             let path = request.uri().path();
-            let is_named = [CLUSTER, "/apis/node.k8s.io/v1/runtimeclasses"]
+            let is_named = [DEFINED, "/apis/node.k8s.io/v1/runtimeclasses"]
                 .iter()
                 .any(|kind| path.starts_with(kind));
             let answer = match objects.get(path) {
@@ -354,7 +355,7 @@ mod tests {
             json!({"metadata": {"name": name}, "spec": {"group": "hearth.dev", "scope": "Namespaced",
                 "names": {"kind": "A", "plural": "a"}, "versions": []}})
         };
-        let paths = DEFINITIONS.map(|name| format!("{CLUSTER}/{name}"));
+        let paths = DEFINITIONS.map(|name| format!("{DEFINED}/{name}"));
         let functions = json!({"metadata": {}, "items": [
             {"metadata": {"name": "well"}, "spec": {"bundle": {"image": "a"}}, "status": {"conditions": [
                 {"type": "Ready", "status": "True", "reason": "Serving", "message": "", "lastTransitionTime": "2026-03-02T08:00:00Z"}]}},
