@@ -4,6 +4,7 @@ mod build;
 mod bundler;
 mod cluster;
 mod completion;
+mod component;
 mod deploy;
 mod dev;
 mod doctor;
@@ -54,6 +55,7 @@ enum Command {
     New(new::New),
     Dev(dev::Dev),
     Build(build::Build),
+    Component(component::Component),
     Serve(serve::Serve),
     Push(push::Push),
     Deploy(deploy::Deploy),
@@ -71,6 +73,7 @@ fn run(Arguments { output, command }: Arguments) -> Result<ExitCode> {
         Command::New(new) => done(new.run(output)),
         Command::Dev(dev) => done(dev.run()),
         Command::Build(build) => done(build.run(output)),
+        Command::Component(component) => done(component.run(output)),
         Command::Serve(serve) => done(serve.run()),
         Command::Push(push) => done(push.run(output)),
         Command::Deploy(deploy) => done(deploy.run(output)),

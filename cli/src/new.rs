@@ -16,7 +16,8 @@ Examples:
   hearth new hello                          TypeScript without packages: hearth deploy hello
   hearth new helper --template support      question, retrieval, LLM, order API, answer
   hearth new helper --template langchain    the same on LangChain.js: npm install in it
-  hearth new tool --template python         a component in Python: make in it
+  hearth new tool --template c              a component in C: make in it
+  hearth new tool --template python         the same in Python
 
 Exit codes: 0 made, 1 not made, 2 wrong options.")]
 pub(crate) struct New {
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
     use crate::manifest;
     use crate::project::Project;
-    use wit_bindgen_core::wit_parser::Resolve;
+    use hearth_components::Resolve;
 
     #[test]
     fn every_template_is_a_project_with_a_manifest_that_can_be_applied() {

@@ -8,10 +8,11 @@ use serde_json::Value;
 use crate::images::Build;
 
 /// Which of our crates each of our crates may use.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
     ("hearth-contract", &[]),
     ("hearth-api", &["hearth-contract"]),
     ("hearth-wasm-host", &["hearth-contract"]),
+    ("hearth-components", &[]),
     ("hearth-footprint", &[]),
     ("hearth-planner", &[]),
     (
@@ -20,7 +21,12 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ),
     (
         "hearth-cli",
-        &["hearth-api", "hearth-contract", "hearth-wasm-host"],
+        &[
+            "hearth-api",
+            "hearth-components",
+            "hearth-contract",
+            "hearth-wasm-host",
+        ],
     ),
     ("hearth-shim", &["hearth-contract", "hearth-footprint"]),
     (
@@ -29,7 +35,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ),
     // The label that says a node is ready, and the name of the runtime class: they must be the same on both sides.
     ("hearth-installer", &["hearth-api"]),
-    ("hearth-test-guests", &[]),
+    ("hearth-test-guests", &["hearth-components"]),
     ("hearth-fuzz", &[]),
     ("hearth-example-server", &[]),
     ("hearth-cluster", &[]),

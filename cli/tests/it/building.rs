@@ -1,6 +1,6 @@
 //! `hearth build` and what it says.
 
-use crate::harness::{Running, cache, hearth, project, stderr, stdout, write};
+use crate::harness::{Running, cache, hearth, make, project, stderr, stdout, write};
 
 /// An agent of several files, a package, and modules of Node.
 const AGENT: &str = r#"import { Buffer } from "node:buffer";
@@ -211,4 +211,21 @@ fn completion_and_help_are_there() {
     }
     let wrong = hearth(project.path(), &["push", "Not/A/Name"]);
     assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn a_component_in_c_is_new_made_and_answers() {
+    let home = project(&[]);
+    stdout(&hearth(home.path(), &["new", "tool", "--template", "c"]));
+    let folder = home.path().join("tool");
+    let made = make(&folder);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let answer = Running::start(&folder, &["serve", "agent.wasm"]).get("/?name=make");
+    assert!(answer.contains("Hello, make!"), "{answer}");
+    let component = ["component", "new", "agent.wasm"];
+    let again = stderr(&hearth(&folder, &component));
+    assert!(again.contains("agent.wasm cannot be made"), "{again}");
+    assert!(again.contains("a component already"), "{again}");
+    let nowhere = stderr(&hearth(&folder, &["component", "bindings", "nowhere"]));
+    assert!(nowhere.contains("read nowhere"), "{nowhere}");
 }

@@ -61,6 +61,22 @@ pub(crate) fn hearth(folder: &Path, words: &[&str]) -> Output {
     command(folder, words).output().unwrap()
 }
 
+/// Runs `make` in a folder, with `hearth` on its path.
+pub(crate) fn make(folder: &Path) -> Output {
+    let mut path = Path::new(env!("CARGO_BIN_EXE_hearth"))
+        .parent()
+        .unwrap()
+        .as_os_str()
+        .to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    let mut make = Command::new("make");
+    make.current_dir(folder)
+        .env("PATH", path)
+        .stdin(Stdio::null());
+    make.output().unwrap()
+}
+
 /// What it printed, as it must when it succeeds.
 pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", stderr(output));

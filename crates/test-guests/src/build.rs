@@ -1,19 +1,11 @@
-//! From C to a component: bindings from WIT, clang for wasm32-wasi, the preview 1 adapter.
+//! From C to a component with clang for wasm32-wasi.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use hearth_components::{Resolve, c_bindings};
 use sha2::{Digest, Sha256};
-use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
-    WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-};
-use wit_bindgen_core::{
-    Files,
-    wit_parser::{PackageId, Resolve},
-};
-use wit_component::ComponentEncoder;
 
 /// clang's first arguments. The sysroot is Debian's package wasi-libc. A memory that is large enough from the start does
 /// not grow in every call, which would cost two changes of the process's address space.
@@ -78,7 +70,7 @@ fn component(
         if let Some(other) = other {
             package = resolve.push_str("other.wit", other)?;
         }
-        for (name, bytes) in bindings((resolve, package), world)?.iter() {
+        for (name, bytes) in c_bindings(resolve, package, Some(world))? {
             std::fs::write(folder.join(name), bytes)?;
         }
         // As wit-bindgen names its files.
@@ -96,10 +88,7 @@ fn component(
             .arg(folder.join(format!("{prefix}_component_type.o")));
         clang.arg("-o").arg(&module);
         run(clang)?;
-        adapted(
-            &std::fs::read(&module)?,
-            WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-        )
+        hearth_components::component(&std::fs::read(&module)?)
     })
 }
 
@@ -117,10 +106,7 @@ pub(crate) fn command_module(source: &Path) -> Result<Vec<u8>> {
 
 /// A component that exports `wasi:cli/run`, from the same.
 pub(crate) fn command_component(source: &Path) -> Result<Vec<u8>> {
-    adapted(
-        &command_module(source)?,
-        WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
-    )
+    hearth_components::component(&command_module(source)?)
 }
 
 /// A module or component from its text.
@@ -145,33 +131,6 @@ pub(crate) fn bomb(size: usize) -> String {
     format!(
         "(component (core module (func (local{variables}) loop {opened} local.get 0 i32.wrap_i64 br_table {labels} {branches} end)))"
     )
-}
-
-/// C for the world `world` of a package.
-pub(crate) fn bindings((mut resolve, package): (Resolve, PackageId), world: &str) -> Result<Files> {
-    let world = resolve.select_world(&[package], Some(world))?;
-    let mut files = Files::default();
-    wit_bindgen_c::Opts::default()
-        .build()
-        .generate(&mut resolve, world, &mut files)?;
-    Ok(files)
-}
-
-/// A component of a module that imports preview 1.
-fn adapted(module: &[u8], adapter: &[u8]) -> Result<Vec<u8>> {
-    ComponentEncoder::default()
-        .validate(true)
-        .module(module)?
-        .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter)?
-        .encode()
-}
-
-/// A component of a module that imports nothing but its world.
-pub(crate) fn componentize(module: &[u8]) -> Result<Vec<u8>> {
-    ComponentEncoder::default()
-        .validate(true)
-        .module(module)?
-        .encode()
 }
 
 pub(crate) fn run(mut clang: Command) -> Result<()> {
@@ -236,6 +195,7 @@ pub(crate) fn cached(
 ) -> Result<Vec<u8>> {
     let mut digest = Sha256::new();
     digest.update(include_bytes!("build.rs"));
+    digest.update(include_bytes!("../../components/src/lib.rs"));
     for input in inputs {
         digest.update(std::fs::read(input).with_context(|| format!("read {}", input.display()))?);
     }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use hearth_components::{PackageId, Resolve, c_bindings};
 use wasmtime::{Engine, Instance, Linker, Module, Store, Val};
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
-use wit_bindgen_core::wit_parser::Resolve;
 
 use crate::build;
 
@@ -332,7 +332,8 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
             let source = std::fs::read_to_string(engine.join(name))?;
             std::fs::write(folder.join(name), changed(&source, changes)?)?;
         }
-        for (name, bytes) in build::bindings(resolved(root)?, WORLD)?.iter() {
+        let (resolve, package) = resolved(root)?;
+        for (name, bytes) in c_bindings(resolve, package, Some(WORLD))? {
             std::fs::write(folder.join(name), bytes)?;
         }
         std::fs::write(folder.join("sources.h"), embedding(&modules)?)?;
@@ -364,7 +365,7 @@ pub(crate) fn component(root: &Path) -> Result<Vec<u8>> {
             .arg("-o")
             .arg(&module);
         build::run(clang)?;
-        build::componentize(&snapshot(&std::fs::read(&module)?)?)
+        hearth_components::component(&snapshot(&std::fs::read(&module)?)?)
     })
 }
 
@@ -407,7 +408,7 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The world's packages: those of an agent, and the environment's own.
-fn resolved(root: &Path) -> Result<(Resolve, wit_bindgen_core::wit_parser::PackageId)> {
+fn resolved(root: &Path) -> Result<(Resolve, PackageId)> {
     let mut resolve = Resolve::default();
     resolve.push_dir(root.join("wit"))?;
     let package = resolve.push_path(root.join("wit/javascript/environment.wit"))?;

@@ -25,7 +25,7 @@ const PACKAGES: [(&str, &str); 17] = [
         "the JavaScript environment, whose URL parser is in C++",
     ),
     ("kmod", "kube-proxy"),
-    ("make", "a component in Python, as a user builds it"),
+    ("make", "components in C and Python, as a user builds them"),
 ];
 
 /// Needed only where the machine has no Node.js of its own.
