@@ -13,7 +13,7 @@ use crate::output::Output;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hearth component bindings                             C for the world in the folder wit
+  hearth component bindings wit --world agent           C for that world of the folder wit
   clang --target=wasm32-wasi -mexec-model=reactor agent.c agent_component_type.o hello.c -o module.wasm
   hearth component new module.wasm --out agent.wasm     for hearth serve, push and deploy
 
@@ -69,7 +69,12 @@ impl Bindings {
         let read = || format!("read {}", self.wit.display());
         let mut resolve = Resolve::default();
         let (package, _) = resolve.push_path(&self.wit).with_context(read)?;
-        let files = c_bindings(resolve, package, self.world.as_deref()).with_context(read)?;
+        let files = c_bindings(resolve, package, self.world.as_deref()).with_context(|| {
+            format!(
+                "make C of {}; --world names one of its worlds",
+                self.wit.display()
+            )
+        })?;
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("create {}", self.out.display()))?;
         for (name, bytes) in &files {

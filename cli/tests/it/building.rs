@@ -228,4 +228,9 @@ fn a_component_in_c_is_new_made_and_answers() {
     assert!(again.contains("a component already"), "{again}");
     let nowhere = stderr(&hearth(&folder, &["component", "bindings", "nowhere"]));
     assert!(nowhere.contains("read nowhere"), "{nowhere}");
+    let unnamed = stderr(&hearth(&folder, &["component", "bindings"]));
+    assert!(
+        unnamed.contains("--world names one of its worlds"),
+        "{unnamed}"
+    );
 }
