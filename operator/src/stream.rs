@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,6 +27,9 @@ use crate::world::World;
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a pod may take to say what it holds, before it is told what it should hold.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
+/// Tokens that the API server is asked about at once. All pods of a cluster come at once when a leader is new: more requests than
+/// it has seats for are refused with 429, and who is refused comes again.
+const REVIEWS: usize = 16;
 /// Extra fields of a TokenReview that name the pod a token is bound to (KEP-1205).
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -34,12 +38,17 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 pub(crate) struct Service {
     client: Client,
     world: Arc<World>,
+    reviews: Semaphore,
 }
 
 impl Service {
     /// Ready to be served.
     pub(crate) fn server(client: Client, world: Arc<World>) -> StreamServer<Self> {
-        StreamServer::new(Self { client, world })
+        StreamServer::new(Self {
+            client,
+            world,
+            reviews: Semaphore::new(REVIEWS),
+        })
     }
 
     /// Whether a pod was made for an AgentPool that exists, and runs in our runtime. Labels and owners are what anybody
@@ -58,8 +67,33 @@ impl Service {
         pool.is_some_and(|pool| objects::is_pool_pod(pod, &pool)) && runtime == Some(RUNTIME_CLASS)
     }
 
+    /// Pods dial again and again until somebody leads, and what that costs is to be nothing: it is looked at first.
+    fn leads(&self) -> Result<(), Status> {
+        match self.world.is_leading() {
+            true => Ok(()),
+            false => Err(Status::unavailable(
+                "this operator does not lead; dial again",
+            )),
+        }
+    }
+
+    /// A pod as it is watched, and where that does not know it yet, as the API server does.
+    async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Result<Arc<Pod>, Status> {
+        let key = ObjectRef::new(name).within(namespace);
+        let known = self.world.stores.pods.get(&key);
+        if let Some(pod) =
+            known.filter(|pod| pod.uid().as_deref() == Some(uid) && PodInfo::of(pod).is_some())
+        {
+            return Ok(pod);
+        }
+        let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
+        pods.get(name).await.map(Arc::new).map_err(|error| {
+            Status::unavailable(format!("pod {namespace}/{name} cannot be read: {error}"))
+        })
+    }
+
     /// The pod that a token is bound to, when it is one of our pool pods.
-    async fn authenticate(&self, token: &str) -> Result<Pod, Status> {
+    async fn authenticate(&self, token: &str) -> Result<Arc<Pod>, Status> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
@@ -67,12 +101,15 @@ impl Service {
             },
             ..TokenReview::default()
         };
+        // It is never closed.
+        let turn = self.reviews.acquire().await;
         let review = Api::all(self.client.clone())
             .create(&PostParams::default(), &review)
             .await
             .map_err(|error| {
                 Status::unavailable(format!("the token cannot be reviewed: {error}"))
             })?;
+        drop(turn);
         let status = review.status.unwrap_or_default();
         let has_audience = status
             .audiences
@@ -103,12 +140,7 @@ impl Service {
         let (Some(name), Some(uid)) = (field(POD_NAME), field(POD_UID)) else {
             return Err(Status::permission_denied("the token is bound to no pod"));
         };
-        let pod = Api::<Pod>::namespaced(self.client.clone(), &namespace)
-            .get(&name)
-            .await
-            .map_err(|error| {
-                Status::unavailable(format!("pod {namespace}/{name} cannot be read: {error}"))
-            })?;
+        let pod = self.pod(&namespace, &name, &uid).await?;
         if pod.uid().as_deref() != Some(&uid) || !self.is_ours(&pod) {
             return Err(Status::permission_denied(format!(
                 "pod {namespace}/{name} is no pool pod of this operator"
@@ -142,6 +174,7 @@ impl StreamService for Service {
             .ok_or_else(|| {
                 Status::unauthenticated("no bearer token in the metadata key authorization")
             })?;
+        self.leads()?;
         let pod = self.authenticate(&token).await?;
         let mut incoming = request.into_inner();
         let hello = hello(&mut incoming).await?;
@@ -152,11 +185,7 @@ impl StreamService for Service {
                 "the token belongs to another pod",
             ));
         }
-        if !self.world.is_leading() {
-            return Err(Status::unavailable(
-                "this operator does not lead; dial again",
-            ));
-        }
+        self.leads()?;
         let uid = info.uid.clone();
         tracing::info!(pod = %info.name, node = %info.node, shim = %hello.shim_version, "pool pod connected");
         let (sender, outgoing) = Fleet::outbox();

@@ -2,6 +2,7 @@
 //! that what is measured is the operator and the API server.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use hearth_contract::proto::{self, FromPod, FunctionReport, State, from_pod};
 use hearth_contract::{STREAM_AUDIENCE, STREAM_PROTOCOL};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::json;
@@ -28,8 +30,8 @@ use super::MARK;
 const NAMESPACE: &str = "hearth-system";
 /// The name in its certificate.
 const NAME: &str = "hearth-operator.hearth-system.svc";
-/// Pause between two dials.
-const REDIAL: Duration = Duration::from_millis(250);
+/// The first pause between two dials, and the longest one, as shims have them.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Time between two reports about calls.
 const REPORT: Duration = Duration::from_secs(1);
 /// Functions of a pod that are called in that time, each time others.
@@ -82,8 +84,16 @@ pub(super) async fn play(client: Client, selector: &str, shown: Arc<Shown>) -> R
     let secret = secrets.get("hearth-stream-tls").await?;
     let authority = secret.data.and_then(|mut data| data.remove("ca.crt"));
     let authority = authority.context("the Secret hearth-stream-tls has no ca.crt")?;
+    let (leaders, writer) = reflector::store();
+    let events = watcher(
+        Api::<Pod>::namespaced(client.clone(), NAMESPACE),
+        watcher::Config::default().labels("hearth.dev/leader=true"),
+    );
+    let events = events.default_backoff().reflect(writer);
     let operator = Arc::new(Operator {
         client: client.clone(),
+        leaders,
+        watch: tokio::spawn(events.for_each(|_| std::future::ready(()))),
         authority: String::from_utf8(authority.0)?,
     });
     let pods = watcher(
@@ -134,16 +144,26 @@ struct Operator {
     client: Client,
     /// PEM of the authority of its certificate.
     authority: String,
+    /// Pods of it that lead: one, or none. Watched, as kube-proxy does: a thousand shims that ask for themselves would be most of
+    /// the API server's work.
+    leaders: Store<Pod>,
+    watch: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
 }
 
 impl Operator {
     /// Where the leader is. Not through its Service: nobody routes while kube-proxy stands still.
-    async fn leader(&self) -> Result<String> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let leaders = ListParams::default().labels("hearth.dev/leader=true");
-        let leaders = pods.list(&leaders).await?.items.into_iter();
-        let mut leaders = leaders.filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        let address = leaders.find_map(|pod| pod.status?.pod_ip);
+    fn leader(&self) -> Result<String> {
+        let mut leaders = self.leaders.state().into_iter();
+        let address = leaders.find_map(|pod| match pod.metadata.deletion_timestamp {
+            Some(_) => None,
+            None => pod.status.as_ref()?.pod_ip.clone(),
+        });
         Ok(format!("https://{}:8443", address.context("nobody leads")?))
     }
 }
@@ -165,16 +185,34 @@ async fn shim(operator: Arc<Operator>, pod: Pod, address: String, shown: Arc<Sho
         return;
     }
     let mut functions = BTreeMap::new();
+    // Kubelet has it before a shim starts.
+    let token = loop {
+        match token(&operator.client, &namespace, &pod).await {
+            Ok(token) => break token,
+            Err(_) => tokio::time::sleep(REDIAL.1).await,
+        }
+    };
+    let mut failures = 0;
     loop {
+        let began = Instant::now();
         // Dropped: what it held is held no longer.
         let session = Session::new(&shown);
         // The operator went away, or does not lead yet.
-        let _ = session
-            .run(&operator, &pod, &namespace, &mut functions)
-            .await;
+        let _ = session.run(&operator, &pod, &token, &mut functions).await;
         shown.ended.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(REDIAL).await;
+        failures = match began.elapsed() > REDIAL.1 {
+            true => 0,
+            false => failures + 1,
+        };
+        tokio::time::sleep(pause(failures)).await;
     }
+}
+
+/// Doubles, and a half of it is random.
+fn pause(failures: u32) -> Duration {
+    let longest = REDIAL.0.saturating_mul(1 << failures.min(16)).min(REDIAL.1);
+    let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    longest.mul_f64(0.5 + random / 2.0)
 }
 
 /// One stream.
@@ -206,10 +244,10 @@ impl<'a> Session<'a> {
         mut self,
         operator: &Operator,
         pod: &Pod,
-        namespace: &str,
+        token: &str,
         functions: &mut BTreeMap<String, FunctionReport>,
     ) -> Result<()> {
-        let leader = operator.leader().await?;
+        let leader = operator.leader()?;
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&operator.authority))
             .domain_name(NAME);
@@ -230,7 +268,6 @@ impl<'a> Session<'a> {
             .send(message(from_pod::Message::Hello(hello)))
             .await?;
         let mut request = Request::new(ReceiverStream::new(outgoing));
-        let token = token(&operator.client, namespace, pod).await?;
         let metadata = request.metadata_mut();
         metadata.insert("authorization", format!("Bearer {token}").parse()?);
         let mut incoming = client.connect(request).await?.into_inner();
@@ -348,7 +385,7 @@ async fn token(client: &Client, namespace: &str, pod: &Pod) -> Result<String> {
     let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: vec![STREAM_AUDIENCE.to_owned()],
-            expiration_seconds: Some(3600),
+            expiration_seconds: Some(7200),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Pod".to_owned()),
