@@ -6,6 +6,7 @@
 
 mod shims;
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use shims::Shown;
@@ -73,8 +75,8 @@ impl Size {
 /// Runs it, and says each figure as it is known: it takes many minutes. What was made is removed, also after a failure.
 pub(crate) async fn run(cx: &Cx, say: impl Fn(&Figure)) -> Result<()> {
     let size = Size::of_environment()?;
-    let watched = Watched::start(&cx.client);
-    tokio::time::timeout(PATIENCE, watched.functions.wait_until_ready())
+    let watched = Watched::start(Api::all(cx.client.clone()), &format!("{MARK}=true"));
+    tokio::time::timeout(PATIENCE, watched.objects.wait_until_ready())
         .await
         .context("the API server shows no functions")??;
     let proxies: Vec<_> = (1..=cx.cluster.nodes()?).map(Part::Proxy).collect();
@@ -90,7 +92,12 @@ pub(crate) async fn run(cx: &Cx, say: impl Fn(&Figure)) -> Result<()> {
     removed
 }
 
-async fn measure(cx: &Cx, size: &Size, watched: &Watched, say: &impl Fn(&Figure)) -> Result<()> {
+async fn measure(
+    cx: &Cx,
+    size: &Size,
+    watched: &Watched<AgentFunction>,
+    say: &impl Fn(&Figure),
+) -> Result<()> {
     let client = &cx.client;
     let of = format!(
         "{} nodes, {} streams, {} functions",
@@ -510,43 +517,43 @@ async fn delete(client: &Client, size: &Size, prefix: &str, count: usize) -> Res
     .await
 }
 
-/// The functions as they are now. They are watched: to list them again and again would be most of the API server's work.
-struct Watched {
-    functions: Store<AgentFunction>,
+/// Objects as they are now. They are watched: to list them again and again would be most of the API server's work.
+struct Watched<K: Resource<DynamicType = ()> + 'static> {
+    objects: Store<K>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Watched {
+impl<K: Resource<DynamicType = ()> + 'static> Drop for Watched<K> {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Watched {
-    fn start(client: &Client) -> Self {
-        let (functions, writer) = reflector::store();
-        let labels = format!("{MARK}=true");
-        let events = watcher(
-            Api::<AgentFunction>::all(client.clone()),
-            watcher::Config::default().labels(&labels),
-        );
+impl<K> Watched<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Those of `api` that have this label.
+    fn start(api: Api<K>, label: &str) -> Self {
+        let (objects, writer) = reflector::store();
+        let events = watcher(api, watcher::Config::default().labels(label));
         let kept = events.default_backoff().reflect(writer);
         Self {
-            functions,
+            objects,
             task: tokio::spawn(kept.for_each(|_| std::future::ready(()))),
         }
     }
 }
 
 /// Waits until so many functions are there and all are Ready.
-async fn all_ready(watched: &Watched, expected: usize) -> Result<()> {
+async fn all_ready(watched: &Watched<AgentFunction>, expected: usize) -> Result<()> {
     until("all functions to be Ready", PATIENCE, || async {
         let is_ready = |function: &&Arc<AgentFunction>| {
             let conditions = function.status.iter().flat_map(|status| &status.conditions);
             let mut ready = conditions.filter(|c| c.type_ == "Ready");
             ready.any(|c| c.status == "True")
         };
-        let ready = watched.functions.state().iter().filter(is_ready).count();
+        let ready = watched.objects.state().iter().filter(is_ready).count();
         Ok(Seen::when(
             ready >= expected,
             (),
@@ -556,15 +563,15 @@ async fn all_ready(watched: &Watched, expected: usize) -> Result<()> {
     .await
 }
 
-async fn are_left(watched: &Watched, expected: usize) -> Result<()> {
+async fn are_left(watched: &Watched<AgentFunction>, expected: usize) -> Result<()> {
     until("functions to be gone", PATIENCE, || async {
-        let left = watched.functions.state().len();
+        let left = watched.objects.state().len();
         Ok(Seen::when(left <= expected, (), format!("{left} are left")))
     })
     .await
 }
 
-async fn remove(client: &Client, size: &Size, watched: &Watched) -> Result<()> {
+async fn remove(client: &Client, size: &Size, watched: &Watched<AgentFunction>) -> Result<()> {
     // Whoever runs the pods is gone, so nobody lets go of functions but the deadline; nobody needs to.
     each(size.namespaces, |index| async move {
         let functions: Api<AgentFunction> = Api::namespaced(client.clone(), &namespace(index));

@@ -15,7 +15,6 @@ use hearth_contract::{STREAM_AUDIENCE, STREAM_PROTOCOL};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::json;
@@ -24,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use super::MARK;
+use super::{MARK, Watched};
 
 /// Where the operator is.
 const NAMESPACE: &str = "hearth-system";
@@ -84,16 +83,10 @@ pub(super) async fn play(client: Client, selector: &str, shown: Arc<Shown>) -> R
     let secret = secrets.get("hearth-stream-tls").await?;
     let authority = secret.data.and_then(|mut data| data.remove("ca.crt"));
     let authority = authority.context("the Secret hearth-stream-tls has no ca.crt")?;
-    let (leaders, writer) = reflector::store();
-    let events = watcher(
-        Api::<Pod>::namespaced(client.clone(), NAMESPACE),
-        watcher::Config::default().labels("hearth.dev/leader=true"),
-    );
-    let events = events.default_backoff().reflect(writer);
+    let operators = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
     let operator = Arc::new(Operator {
         client: client.clone(),
-        leaders,
-        watch: tokio::spawn(events.for_each(|_| std::future::ready(()))),
+        leaders: Watched::start(operators, "hearth.dev/leader=true"),
         authority: String::from_utf8(authority.0)?,
     });
     let pods = watcher(
@@ -144,22 +137,14 @@ struct Operator {
     client: Client,
     /// PEM of the authority of its certificate.
     authority: String,
-    /// Pods of it that lead: one, or none. Watched, as kube-proxy does: a thousand shims that ask for themselves would be most of
-    /// the API server's work.
-    leaders: Store<Pod>,
-    watch: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
+    /// Pods of it that lead: one, or none.
+    leaders: Watched<Pod>,
 }
 
 impl Operator {
     /// Where the leader is. Not through its Service: nobody routes while kube-proxy stands still.
     fn leader(&self) -> Result<String> {
-        let mut leaders = self.leaders.state().into_iter();
+        let mut leaders = self.leaders.objects.state().into_iter();
         let address = leaders.find_map(|pod| match pod.metadata.deletion_timestamp {
             Some(_) => None,
             None => pod.status.as_ref()?.pod_ip.clone(),
